@@ -1,0 +1,64 @@
+"""Backbone families: one file is one family, found by its name.
+
+A family file says how the family differs from the others, and the model assembles it:
+
+- `Config`: `SuperViTConfig` or a subclass with the family's own fields;
+- `VARIANTS`: the sizes by name, each as the fields that differ from the defaults of `Config`;
+- `PatchEmbed(config)`: a module from images (B, C, p g, p g) to patch tokens (B, g^2, D), p = patch size;
+- `patch_embed_macs(config, grid_size)`: its multiply-accumulates per image.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from supervit.config import SuperViTConfig
+from supervit.errors import InputError, unknown_name
+from supervit.plugins import load_plugin, plugin_names
+
+
+def load_family(name: str) -> ModuleType:
+    """The family file `name`, such as `deit`."""
+    return load_plugin(sys.modules[__name__], name)
+
+
+def variant_names() -> list[str]:
+    """Names of all variants of all families, such as `deit_small`."""
+    return [variant for family in plugin_names(sys.modules[__name__]) for variant in load_family(family).VARIANTS]
+
+
+def variant_config(name: str, img_size: int | None = None, **overrides: Any) -> SuperViTConfig:
+    """The config of a known variant.
+
+    Args:
+        name: Variant, such as `deit_small`.
+        img_size: Image side in pixels, a multiple of the patch size: scales the grid sizes of the menu.
+        overrides: Fields of the config that differ from the variant's.
+
+    Raises:
+        InputError: unknown variant or field, or a value that does not fit.
+    """
+    for family in plugin_names(sys.modules[__name__]):
+        module = load_family(family)
+        if name in module.VARIANTS:
+            config: SuperViTConfig = module.Config(family=family, **module.VARIANTS[name]).replace(**overrides)
+            return config if img_size is None else _at_image_size(config, img_size)
+    raise unknown_name("model", name, variant_names())
+
+
+def _at_image_size(config: SuperViTConfig, img_size: int) -> SuperViTConfig:
+    if img_size < 2 * config.patch_size or img_size % config.patch_size:
+        raise InputError(f"img_size {img_size} must be a multiple of patch_size {config.patch_size}, at least two patches")
+    return config.replace(grid_sizes=scaled_grid_sizes(config.grid_sizes, img_size // config.patch_size))
+
+
+def scaled_grid_sizes(grid_sizes: tuple[int, ...], largest: int) -> tuple[int, ...]:
+    """The menu with `largest` as its largest grid and the others in proportion (duplicates and grids under 2 left out)."""
+    scaled = (round(grid * largest / max(grid_sizes)) for grid in grid_sizes)
+    return tuple(sorted({grid for grid in scaled if grid >= 2}))
+
+
+def config_from_dict(values: dict[str, Any]) -> SuperViTConfig:
+    """The config that `SuperViTConfig.to_dict` made, of the class of its family."""
+    config: SuperViTConfig = load_family(str(values.get("family", "deit"))).Config.from_dict(values)
+    return config

@@ -1,0 +1,82 @@
+"""Image folders: ROOT/train/CLASS/* and ROOT/val/CLASS/*, any format that Pillow reads."""
+
+from pathlib import Path
+
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from supervit.data import DataConfig, Split, Transform
+from supervit.errors import InputError
+
+
+class _ListedImageFolder(ImageFolder):
+    """An image folder whose class indices come from a list instead of from the folders that happen to be there."""
+
+    def __init__(self, root: Path, names: list[str], transform: Transform, allow_missing: bool):
+        self._names = names
+        super().__init__(str(root), transform=transform, loader=_read_image, allow_empty=allow_missing)
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The listed classes, whatever the directory holds."""
+        return self._names, {name: index for index, name in enumerate(self._names)}
+
+
+def open_split(config: DataConfig, split: Split, transform: Transform) -> ImageFolder:
+    """The images of ROOT/SPLIT.
+
+    Class indices are those of `class_list`, else of the sorted folders of train/ (of val/ where there is no train/).
+
+    Raises:
+        InputError: no root; a folder missing, empty or not in the list; a class that only one split has.
+    """
+    if config.root is None:
+        raise InputError("image_folder needs the folder of the data: root (with train/CLASS/* and val/CLASS/*)")
+    folder = config.root / split
+    found = _class_folders(folder)
+    if config.class_list is not None:
+        names = _read_list(config.class_list)
+    else:
+        reference = config.root / "train"
+        names = _class_folders(reference) if reference.is_dir() else found
+        if missing := sorted(set(names) - set(found)):
+            raise InputError(f"{str(folder)!r} lacks class folders that train/ has: {_some(missing)}; add them, or pass class_list")
+    if unknown := sorted(set(found) - set(names)):
+        where = f"the list {str(config.class_list)!r}" if config.class_list else "train/"
+        raise InputError(f"{str(folder)!r} has class folders that {where} lacks: {_some(unknown)}")
+    try:
+        dataset = _ListedImageFolder(folder, names, transform, allow_missing=config.class_list is not None)
+    except FileNotFoundError as error:
+        raise InputError(f"{str(folder)!r}: {str(error).partition('. Supported')[0]}; add images or remove the folders") from error
+    if not dataset.samples:
+        raise InputError(f"{str(folder)!r} holds no images in its class folders")
+    return dataset
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise InputError(f"no folder {str(folder)!r}; image_folder expects ROOT/train/CLASS/* and ROOT/val/CLASS/*")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not names:
+        raise InputError(f"{str(folder)!r} holds no class folders; image_folder expects one folder of images per class")
+    return names
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"cannot read class_list {str(path)!r} ({error.strerror})") from error
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"class_list {str(path)!r} must hold one class folder name per line, each once")
+    return names
+
+
+def _read_image(path: str) -> Image.Image:
+    with open(path, "rb") as file:  # noqa: PTH123 - torchvision hands over a string
+        image = Image.open(file)
+        image.load()
+    return image
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

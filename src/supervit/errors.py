@@ -1,0 +1,24 @@
+"""Errors that a user can mend: one line that says the value, what is allowed and the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SuperViTError(Exception):
+    """Base of the errors that the command line prints as one line instead of a traceback."""
+
+
+class InputError(SuperViTError, ValueError):
+    """A value from outside (argument, file, data) cannot be used."""
+
+
+class TrainingError(SuperViTError, RuntimeError):
+    """A training run had to stop; the newest good checkpoint is kept."""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
+    """The error for a name that is not in a list: near names first, else the whole list."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(allowed)}"
+    return InputError(f"unknown {kind} {name!r}; {hint}")

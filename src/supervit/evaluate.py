@@ -1,0 +1,139 @@
+"""What each operating point is worth (accuracy) and costs (MACs, images per second)."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from supervit.complexity import Complexity
+from supervit.errors import InputError
+from supervit.macs import executed_macs, macs
+from supervit.model import SuperViT
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of one operating point, in percent."""
+
+    top1: float
+    top5: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One operating point in a table."""
+
+    complexity: Complexity
+    macs: int
+    """Multiply-accumulates per image, the paper's count."""
+    executed_macs: int
+    """Multiply-accumulates per image that really run."""
+    top1: float | None = None
+    """Percent."""
+    top5: float | None = None
+    """Percent."""
+    throughput_ips: float | None = None
+    """Images per second."""
+
+
+@torch.inference_mode()
+def evaluate(
+    model: SuperViT, batches: Iterable[tuple[Tensor, Tensor]], complexities: Sequence[Complexity] | None = None
+) -> dict[Complexity, Accuracy]:
+    """Top-1 and top-5 of every operating point in one pass over the data.
+
+    Args:
+        model: Is put into evaluation mode for the pass.
+        batches: Normalised images (B, C, S, S) and class indices (B).
+        complexities: Operating points; default: the model's menu.
+
+    Raises:
+        InputError: no images, or a class index that the model does not have.
+    """
+    points = list(dict.fromkeys(complexities or model.config.space))
+    device = next(model.parameters()).device
+    hits = torch.zeros(len(points), 2, dtype=torch.long, device=device)
+    seen, was_training = 0, model.training
+    model.eval()
+    for images, labels in batches:
+        if len(labels) and int(labels.max()) >= model.num_classes:
+            raise InputError(f"class index {int(labels.max())} in the data, but the model has {model.num_classes} classes")
+        labels = labels.to(device)
+        for row, logits in enumerate(model.forward_paths(images.to(device), points)):
+            is_hit = logits.topk(min(5, model.num_classes), dim=1).indices == labels[:, None]
+            hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
+        seen += len(labels)
+    model.train(was_training)
+    if not seen:
+        raise InputError("no images to evaluate on")
+    percent = (100 * hits.cpu().double() / seen).tolist()
+    return {point: Accuracy(top1, top5, seen) for point, (top1, top5) in zip(points, percent, strict=True)}
+
+
+@torch.inference_mode()
+def measure_throughput(
+    model: SuperViT, complexities: Sequence[Complexity], batch_size: int = 64, repeats: int = 10, warmup: int = 2
+) -> dict[Complexity, float]:
+    """Images per second of each operating point: the paper's protocol, batch_size * repeats / total time.
+
+    The operating points take turns, a batch each, so that a slow moment of a shared machine hits all alike.
+
+    Args:
+        model: Is put into evaluation mode.
+        complexities: Operating points.
+        batch_size: Images per batch (paper: 512).
+        repeats: Timed batches per operating point (paper: 50).
+        warmup: Batches per operating point before the clock starts.
+
+    Raises:
+        InputError: batch_size or repeats under 1.
+    """
+    if batch_size < 1 or repeats < 1 or warmup < 0:
+        raise InputError(f"batch_size {batch_size} and repeats {repeats} must be at least 1, warmup {warmup} at least 0")
+    config, parameter = model.config, next(model.parameters())
+    images = torch.randn(batch_size, config.in_chans, config.image_size, config.image_size)
+    images = images.to(parameter.device, parameter.dtype)
+    was_training = model.training
+    model.eval()
+    seconds = dict.fromkeys(complexities, 0.0)
+    for repeat in range(-warmup, repeats):
+        for point in seconds:
+            elapsed = time_call(model, images, point)
+            seconds[point] += elapsed if repeat >= 0 else 0.0
+    model.train(was_training)
+    return {point: batch_size * repeats / total for point, total in seconds.items()}
+
+
+def time_call(model: nn.Module, images: Tensor, *arguments: Complexity) -> float:
+    """Seconds that one forward pass takes, waiting for the device to finish."""
+    start = time.perf_counter()
+    model(images, *arguments)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - start
+
+
+def tabulate(
+    model: SuperViT,
+    complexities: Sequence[Complexity] | None = None,
+    accuracies: dict[Complexity, Accuracy] | None = None,
+    throughputs: dict[Complexity, float] | None = None,
+) -> list[Result]:
+    """One `Result` per operating point, with the costs, and what has been measured of the rest."""
+    rows = []
+    for point in complexities or model.config.space:
+        accuracy = (accuracies or {}).get(point)
+        rows.append(
+            Result(
+                complexity=point,
+                macs=macs(model.config, point),
+                executed_macs=executed_macs(model.config, point),
+                top1=accuracy.top1 if accuracy else None,
+                top5=accuracy.top5 if accuracy else None,
+                throughput_ips=(throughputs or {}).get(point),
+            )
+        )
+    return rows

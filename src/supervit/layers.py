@@ -1,0 +1,171 @@
+"""The parts of the network: attention that computes only the rows that are read, and the block around it."""
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from supervit.config import Resize, SuperViTConfig
+from supervit.reducers import Scorer
+
+_ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU: 6 MiB of hidden activations at width 384
+
+
+def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
+    """Square images (B, C, S, S) as (B, C, side, side), bilinear; the same tensor where the size fits already.
+
+    Args:
+        images: Normalised images.
+        side: Pixels per side wanted.
+        form: `align_corners`: corner pixels map onto corner pixels (released implementation). `half_pixel`: pixel areas
+            map onto each other, equal to resizing each patch on its own where that is defined (paper, section 3.2.1).
+            `antialias`: as `half_pixel`, low-pass filtered where the image shrinks.
+    """
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(
+        images, size=(side, side), mode="bilinear", align_corners=form == "align_corners", antialias=form == "antialias"
+    )
+
+
+def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (B, S) of tokens (B, T, D), as (B, S, D)."""
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def take_survivors(tokens: Tensor, order: Tensor, tokens_kept: int) -> Tensor:
+    """The class token and the best `tokens_kept - 1` patch tokens of (B, T, D), best first.
+
+    Args:
+        tokens: Class token, then patch tokens.
+        order: Patch tokens ranked best first (B, at least tokens_kept - 1), counted from 0 = the first patch token.
+        tokens_kept: Survivors, class token included.
+    """
+    index = order[:, : tokens_kept - 1] + 1
+    return take_tokens(tokens, torch.cat([torch.zeros_like(index[:, :1]), index], dim=1))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Eq. 4, 5) whose queries can be a part of the tokens.
+
+    Parameters have timm's names (`qkv`, `proj`), packed as (3, heads, head width).
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        # Parity: the paper's Eq. 5 prints sqrt(D); the released code divides by the root of the head width.
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def project(self, tokens: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """Parts first...last - 1 of (query, key, value) of tokens (B, T, D), each (B, H, T, D / H), in one product."""
+        batch, length, dim = tokens.shape
+        bias = self.qkv.bias
+        packed = F.linear(tokens, self.qkv.weight[first * dim : last * dim], None if bias is None else bias[first * dim : last * dim])
+        return packed.view(batch, length, last - first, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def class_attention(self, class_query: Tensor, key: Tensor) -> Tensor:
+        """Softmax attention of the class token (B, H, 1, d) to all keys (B, H, T, d), as (B, H, T)."""
+        return ((class_query * self.scale) @ key.transpose(-2, -1)).softmax(dim=-1).squeeze(2)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of S queries to T keys, projected: (B, S, D)."""
+        out = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        return self.merge_heads(out)
+
+    def merge_heads(self, out: Tensor) -> Tensor:
+        """Head outputs (B, H, S, d), side by side and projected: (B, S, D)."""
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (Eq. 2, 3) that can drop tokens between attention and FFN.
+
+    Args:
+        config: The model's config.
+        drop_path: Stochastic depth rate of this block.
+        score: Token selection, a plug-in of `supervit/reducers`.
+    """
+
+    def __init__(self, config: SuperViTConfig, drop_path: float, score: Scorer):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.attn = Attention(config.embed_dim, config.num_heads, config.qkv_bias)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config.embed_dim, int(config.embed_dim * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.exact_savings = config.exact_savings
+        self.residual_divisor = config.residual_divisor
+        self.score = score
+
+    def forward(self, tokens: Tensor, tokens_out: int, tokens_ranked: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Tokens after the block, and the ranking of the patch tokens where one is asked for.
+
+        Args:
+            tokens: Class token, then patch tokens (B, T, D).
+            tokens_out: Rows to compute: T for all in place; 1 for the class token; else the class token and the best
+                `tokens_out - 1` patch tokens, best first.
+            tokens_ranked: How many survivors (class token included) to rank; 0 for no ranking.
+
+        Returns:
+            Tokens (B, tokens_out, D) and patch indices best first (B, tokens_ranked - 1) or None.
+        """
+        form = self._saving_form if self.exact_savings else self._plain_form
+        tokens, order = form(tokens, tokens_out, tokens_ranked)
+        return self._add_residual(tokens, self._feed_forward(tokens)), order
+
+    def _saving_form(self, tokens: Tensor, tokens_out: int, tokens_ranked: int) -> tuple[Tensor, Tensor | None]:
+        """Attention with its residual for the rows that are read: a row needs its own query and all keys, no more."""
+        normed, order = self.norm1(tokens), None
+        if tokens_out == tokens.shape[1]:
+            query, key, value = self.attn.project(normed, 0, 3)
+        else:
+            key, value = self.attn.project(normed, 1, 3)
+            (query,) = self.attn.project(normed[:, :1], 0, 1)
+        if tokens_ranked:
+            with torch.no_grad():
+                order = self._rank(self.attn.class_attention(query[:, :, :1], key), normed, tokens_ranked)
+        if tokens_out == 1:
+            tokens = tokens[:, :1]
+        elif tokens_out < tokens.shape[1]:
+            assert order is not None
+            tokens = take_survivors(tokens, order, tokens_out)
+            # Cheaper than gathering the normed rows: the layer norm of a row needs that row alone.
+            (query,) = self.attn.project(self.norm1(tokens), 0, 1)
+        return self._add_residual(tokens, self.attn.attend(query, key, value)), order
+
+    def _plain_form(self, tokens: Tensor, tokens_out: int, tokens_ranked: int) -> tuple[Tensor, Tensor | None]:
+        """The released arithmetic: the full attention matrix, all rows, selection afterwards."""
+        normed, order = self.norm1(tokens), None
+        query, key, value = self.attn.project(normed, 0, 3)
+        attention = ((query * self.attn.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
+        tokens = self._add_residual(tokens, self.attn.merge_heads(attention @ value))
+        if tokens_ranked:
+            with torch.no_grad():
+                order = self._rank(attention[:, :, 0], normed, tokens_ranked)
+            if tokens_out < tokens.shape[1]:
+                tokens = take_survivors(tokens, order, tokens_out)
+        return tokens, order
+
+    def _rank(self, class_attention: Tensor, normed: Tensor, tokens_ranked: int) -> Tensor:
+        return self.score(class_attention, normed).topk(tokens_ranked - 1, dim=1).indices
+
+    def _feed_forward(self, tokens: Tensor) -> Tensor:
+        """FFN of each token (B, T, D), with its norm.
+
+        Tokens do not meet here, so inference on a CPU takes them a slice at a time: hidden activations that fit the
+        cache instead of the largest buffer of the network (measured in `docs/log.md`).
+        """
+        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.mlp(self.norm2(tokens))
+        rows = tokens.flatten(0, 1)
+        slices = rows.split(_ROWS_PER_SLICE) if len(rows) else (rows,)
+        return torch.cat([self.mlp(self.norm2(part)) for part in slices]).view_as(tokens)
+
+    def _add_residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
+        branch = self.drop_path(branch)
+        if self.residual_divisor != 1:
+            branch = branch / self.residual_divisor
+        return branch.add_(tokens)  # in place: the branch is nobody else's, and no gradient needs it

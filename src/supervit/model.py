@@ -1,0 +1,366 @@
+"""SuperViT: one vision transformer with many operating points that share all weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import supervit.reducers
+from supervit.backbones import config_from_dict, load_family, variant_config
+from supervit.complexity import Branch, Complexity, grow_tree
+from supervit.config import SuperViTConfig
+from supervit.errors import InputError
+from supervit.layers import Block, resize_images, take_survivors
+from supervit.plugins import load_plugin
+from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors, write_model
+
+AnyComplexity = Complexity | str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where every patch of an image went. Patches are numbered row by row, 0 = top left, g^2 - 1 = bottom right."""
+
+    grid_size: int
+    dropped: dict[int, Tensor]
+    """Patches (B, n) that each drop block removed, by 0-based block index."""
+    kept: Tensor
+    """Patches (B, m) that survived to the end, in the order of their tokens: best first at the last drop."""
+
+    @classmethod
+    def start(cls, images: Tensor, grid_size: int) -> "Trace":
+        """The trace before the first block: every patch of the images (B, C, S, S) is kept."""
+        patches = torch.arange(grid_size**2, device=images.device)
+        return cls(grid_size, {}, patches.expand(images.shape[0], -1))
+
+    def drop(self, block: int, survivors: Tensor) -> "Trace":
+        """The trace after a drop block that kept the tokens `survivors` (B, m), indices into `kept`."""
+        batch, length = self.kept.shape
+        is_dropped = torch.ones_like(self.kept, dtype=torch.bool).scatter(1, survivors, False)
+        dropped = self.kept[is_dropped].view(batch, length - survivors.shape[1])
+        return Trace(self.grid_size, {**self.dropped, block: dropped}, self.kept.gather(1, survivors))
+
+    def drop_map(self) -> Tensor:
+        """The block that removed each patch, -1 for survivors, as a picture (B, g, g)."""
+        blocks = torch.full((self.kept.shape[0], self.grid_size**2), -1, device=self.kept.device)
+        for block, patches in self.dropped.items():
+            blocks.scatter_(1, patches, block)
+        return blocks.unflatten(1, (self.grid_size, self.grid_size))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the blocks made of the images at one operating point."""
+
+    tokens: Tensor
+    """Normalised tokens (B, T, D), class token first; T = 1 where nothing else was asked for."""
+    trace: Trace | None
+
+
+class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-classification"]):
+    """A vision transformer that runs at any operating point (paper, Figure 1).
+
+    Example:
+        >>> model = create_model("deit_small").eval()
+        >>> logits = model(images, "14@0.7")
+
+    Args:
+        config: What the model is made of; `create_model` builds it from a name.
+    """
+
+    num_prefix_tokens = 1
+    global_pool = "token"
+
+    def __init__(self, config: SuperViTConfig):
+        super().__init__()
+        self.config = config
+        score = load_plugin(supervit.reducers, config.reducer).score
+        drop_path = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        self.patch_embed = load_family(config.family).PatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.pos_embeds = nn.ParameterDict(
+            {str(g): nn.Parameter(torch.zeros(1, g * g + 1, config.embed_dim)) for g in config.grid_sizes}
+        )
+        self.blocks = nn.ModuleList(Block(config, rate, score) for rate in drop_path)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.grad_checkpointing = False
+        self.apply(_init_weights)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for table in self.pos_embeds.values():
+            nn.init.trunc_normal_(table, std=0.02)
+        self.reset_classifier(config.num_classes)
+
+    # --- the method ---------------------------------------------------------------------------------------------
+
+    @overload
+    def forward(self, images: Tensor, complexity: AnyComplexity | None = None) -> Tensor: ...
+    @overload
+    def forward(
+        self, images: Tensor, complexity: AnyComplexity | None = None, *, trace: Literal[True]
+    ) -> tuple[Tensor, Trace]: ...
+    def forward(self, images: Tensor, complexity: AnyComplexity | None = None, *, trace: bool = False) -> Any:
+        """Logits (B, K) at one operating point.
+
+        Args:
+            images: Normalised images (B, C, S, S), square, of any size with at least one pixel per patch; the model
+                resizes them to `patch_size * grid_size` pixels. S = `config.image_size` is what the released models take.
+            complexity: Operating point or its text, such as `"14@0.7"`, trained or not; default: the largest grid, uncut.
+            trace: Whether to also say where every patch went.
+
+        Returns:
+            Logits, or logits and `Trace`.
+
+        Raises:
+            InputError: images of another shape, or a complexity that does not parse.
+        """
+        (encoded,) = self.encode(images, [complexity or self.config.space.largest], trace=trace)
+        logits = self.forward_head(encoded.tokens)
+        return (logits, encoded.trace) if trace else logits
+
+    @overload
+    def forward_paths(self, images: Tensor, complexities: Sequence[AnyComplexity]) -> list[Tensor]: ...
+    @overload
+    def forward_paths(
+        self, images: Tensor, complexities: Sequence[AnyComplexity], *, trace: Literal[True]
+    ) -> tuple[list[Tensor], list[Trace]]: ...
+    def forward_paths(self, images: Tensor, complexities: Sequence[AnyComplexity], *, trace: bool = False) -> Any:
+        """Logits (B, K) at several operating points, in the order asked, computing what they share once.
+
+        Same arguments and errors as `forward`. Each path's logits are those of `forward`; stochastic depth draws once
+        for what paths share.
+        """
+        encoded = self.encode(images, complexities, trace=trace)
+        logits = [self.forward_head(path.tokens) for path in encoded]
+        return (logits, [path.trace for path in encoded]) if trace else logits
+
+    def encode(
+        self, images: Tensor, complexities: Sequence[AnyComplexity], *, all_tokens: bool = False, trace: bool = False
+    ) -> list[Encoded]:
+        """Tokens at several operating points, in the order asked: everything of `forward_paths` but the classifier.
+
+        Args:
+            images: As in `forward`.
+            complexities: Operating points, not empty.
+            all_tokens: Whether every surviving token is wanted, also where the head reads the class token alone.
+            trace: Whether to say where every patch went.
+        """
+        self._check_images(images)
+        points = [Complexity.of(complexity) for complexity in complexities]
+        plans = [self.config.plan(point, all_tokens=all_tokens) for point in points]
+        encoded: dict[int, Encoded] = {}
+        for branch in grow_tree(plans):
+            if images.shape[-1] < branch.grid_size:
+                raise InputError(
+                    f"images of {images.shape[-1]} pixels are too small for grid size {branch.grid_size}: "
+                    "each patch needs a pixel; use larger images or a smaller grid"
+                )
+            start = Trace.start(images, branch.grid_size) if trace else None
+            self._run_branch(branch, self._embed(images, branch.grid_size), start, encoded)
+        return [encoded[index] for index in range(len(points))]
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self.config.in_chans or images.shape[2] != images.shape[3]:
+            raise InputError(
+                f"images of shape {tuple(images.shape)} do not fit; expected (batch, {self.config.in_chans}, S, S): "
+                "square (crop or pad first), with the model's channel count"
+            )
+        if not images.is_floating_point():
+            raise InputError(f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std")
+
+    def _embed(self, images: Tensor, grid_size: int) -> Tensor:
+        """Class token and patch tokens with their positions (Eq. 7)."""
+        side = self.config.patch_size * grid_size
+        tokens = self.patch_embed(resize_images(images, side, self.config.resize))
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        return tokens + self.position_table(grid_size)
+
+    def position_table(self, grid_size: int) -> Tensor:
+        """The position table (1, g^2 + 1, D) of a grid size.
+
+        A grid size without a table of its own gets one interpolated (bicubic, antialiased) from the nearest trained
+        grid size, the larger one of two equally near.
+        """
+        if str(grid_size) in self.pos_embeds:
+            return self.pos_embeds[str(grid_size)]
+        nearest = min(self.config.grid_sizes, key=lambda trained: (abs(trained - grid_size), -trained))
+        return resample_abs_pos_embed(self.pos_embeds[str(nearest)], [grid_size] * 2, [nearest] * 2)
+
+    def _run_branch(self, branch: Branch, tokens: Tensor, trace: Trace | None, encoded: dict[int, Encoded]) -> None:
+        """Run a branch and all that follows it, filling `encoded` by path index."""
+        order = None
+        for step in branch.steps:
+            block = self.blocks[step.block]
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens, order = checkpoint(block, tokens, step.tokens_out, step.tokens_ranked, use_reentrant=False)
+            else:
+                tokens, order = block(tokens, step.tokens_out, step.tokens_ranked)
+        for kept, child in branch.children:
+            last = branch.steps[-1]
+            if kept == last.tokens_in:
+                self._run_branch(child, tokens, trace, encoded)
+                continue
+            assert order is not None
+            in_place = last.tokens_out == last.tokens_in  # else the rows are the survivors already, best first
+            survivors = take_survivors(tokens, order, kept) if in_place else tokens[:, :kept]
+            child_trace = trace and trace.drop(last.block, order[:, : kept - 1])
+            self._run_branch(child, survivors, child_trace, encoded)
+        if branch.paths:
+            encoded.update(dict.fromkeys(branch.paths, Encoded(self.norm(tokens), trace)))
+
+    # --- the surface that timm users expect -----------------------------------------------------------------------
+
+    def forward_features(self, images: Tensor, complexity: AnyComplexity | None = None) -> Tensor:
+        """Normalised tokens (B, 1 + survivors, D), class token first. Arguments as in `forward`."""
+        (encoded,) = self.encode(images, [complexity or self.config.space.largest], all_tokens=True)
+        return encoded.tokens
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, K) of normalised tokens (B, T, D), or the class token (B, D) with `pre_logits`.
+
+        With a dense head: head(class token) + `dense_weight` * maximum over the patch tokens of aux_head(token).
+        """
+        class_token = tokens[:, 0]
+        if pre_logits:
+            return class_token
+        logits = self.head(class_token)
+        if self.config.reads_class_token_only:
+            return logits
+        return logits + self.config.dense_weight * self.aux_head(tokens[:, 1:]).amax(dim=1)
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier of the class token: a linear layer, or the identity without classes."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one for `num_classes` classes (0: none), initialised as at the start.
+
+        Args:
+            num_classes: Classes; 0 makes the model return the class token.
+            global_pool: Must be None or "token": the class token is what SuperViT pools.
+        """
+        if global_pool not in (None, "token"):
+            raise InputError(f"global_pool {global_pool!r} is not available; SuperViT pools the class token ('token')")
+        self.config = self.config.replace(num_classes=num_classes)
+        device, dtype = self.cls_token.device, self.cls_token.dtype
+        dim = self.config.embed_dim
+
+        def classifier() -> nn.Module:
+            layer = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+            return layer.apply(_init_weights).to(device, dtype)
+
+        self.head = classifier()
+        if self.config.dense_head:
+            self.aux_head = classifier()
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers should not decay, besides biases and norms."""
+        return {"cls_token", *(f"pos_embeds.{grid}" for grid in self.config.grid_sizes)}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the blocks in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    @property
+    def num_classes(self) -> int:
+        """Classes; 0 without classifier."""
+        return self.config.num_classes
+
+    @property
+    def num_features(self) -> int:
+        """Width of the features before the classifier."""
+        return self.config.embed_dim
+
+    embed_dim = head_hidden_size = num_features
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """Input size, normalisation and classifier, in timm's format (`timm.data.resolve_model_data_config`)."""
+        config = self.config
+        return {
+            "num_classes": config.num_classes, "input_size": (config.in_chans, config.image_size, config.image_size),
+            "mean": config.mean, "std": config.std, "interpolation": config.interpolation, "crop_pct": config.crop_pct,
+            "fixed_input_size": False, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head",
+        }  # fmt: skip
+
+    pretrained_cfg = default_cfg
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into a directory, which is made if need be.
+
+        Raises:
+            InputError: the directory cannot be written.
+        """
+        write_model(Path(directory), self.config.to_dict(), self.state_dict())
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **overrides: Any,
+    ) -> "SuperViT":
+        """The model that `save`, `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: A directory, or a repository of the Hugging Face hub.
+            force_download, token, cache_dir, local_files_only, revision: As everywhere in `huggingface_hub`.
+            overrides: Fields of the config that differ from the saved ones.
+
+        Raises:
+            InputError: files missing, damaged, or not fitting each other.
+        """
+        directory = Path(pretrained_model_name_or_path)
+        if not directory.is_dir():
+            for file in (WEIGHTS_FILE, CONFIG_FILE):
+                directory = Path(
+                    hf_hub_download(
+                        str(pretrained_model_name_or_path),
+                        file,
+                        force_download=force_download,
+                        token=token,
+                        cache_dir=cache_dir,
+                        local_files_only=local_files_only,
+                        revision=revision,
+                    )
+                ).parent
+        model = cls(config_from_dict(read_config(directory)).replace(**overrides))
+        load_state_dict(model, read_safetensors(directory / WEIGHTS_FILE), str(directory))
+        return model.eval()
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Truncated normal linear weights without bias, as released; other layers keep PyTorch's start."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def create_model(name: str, img_size: int | None = None, **overrides: Any) -> SuperViT:
+    """A new model with random weights.
+
+    Args:
+        name: A variant: `deit_tiny`, `deit_small`, `deit_base`, `lvvit_tiny`, `lvvit_small`, `lvvit_medium`.
+        img_size: Image side in pixels, a multiple of the patch size; scales the menu of grid sizes.
+        overrides: Fields of `SuperViTConfig` that differ from the variant's, such as `num_classes=10`.
+
+    Raises:
+        InputError: unknown variant or field (with the near names), or a value that does not fit.
+    """
+    return SuperViT(variant_config(name, img_size, **overrides))

@@ -1,0 +1,149 @@
+"""Tables and plots of operating points."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervit.complexity import Complexity
+from supervit.errors import InputError
+from supervit.evaluate import Result
+from supervit.storage import make_directory, write_text
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    value: Callable[[Result], Any]
+    text: str  # format of the value for people
+
+
+def _columns(results: Sequence[Result]) -> list[_Column]:
+    """The columns that have values; MACs in the unit that fits."""
+    unit, divisor = ("GMACs", 1e9) if max(result.macs for result in results) >= 1e8 else ("MMACs", 1e6)
+    columns = [
+        _Column("complexity", lambda r: str(r.complexity), "{}"),
+        _Column("top-1 %", lambda r: r.top1, "{:.2f}"),
+        _Column("top-5 %", lambda r: r.top5, "{:.2f}"),
+        _Column(unit, lambda r: r.macs / divisor, "{:.3f}"),
+        _Column(f"executed {unit}", lambda r: r.executed_macs / divisor, "{:.3f}"),
+        _Column("images/s", lambda r: r.throughput_ips, "{:.1f}"),
+    ]
+    return [column for column in columns if any(column.value(result) is not None for result in results)]
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """The table, aligned: Markdown that reads well in a terminal too."""
+    columns = _columns(results)
+    cells = [[column.title for column in columns]]
+    for result in results:
+        values = [column.value(result) for column in columns]
+        cells.append(["" if v is None else c.text.format(v) for c, v in zip(columns, values, strict=True)])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _records(results: Sequence[Result]) -> list[dict[str, Any]]:
+    return [
+        {
+            "complexity": str(r.complexity),
+            "grid_size": r.complexity.grid_size,
+            "keep_rate": r.complexity.keep_rate,
+            "top1": r.top1,
+            "top5": r.top5,
+            "macs": r.macs,
+            "executed_macs": r.executed_macs,
+            "throughput_ips": r.throughput_ips,
+        }
+        for r in results
+    ]
+
+
+def csv_table(results: Sequence[Result]) -> str:
+    """The table as CSV, exact values; nothing where nothing was measured."""
+    records = _records(results)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def write_report(results: Sequence[Result], directory: Path, context: dict[str, Any], title: str = "") -> None:
+    """Write `results.csv`, `results.json`, `results.md`; with accuracies also the plot, `tradeoff.png` and `tradeoff.svg`.
+
+    Args:
+        results: The table's rows.
+        directory: Made if need be.
+        context: What the numbers were measured with (model, data, machine, versions); goes into the JSON.
+        title: Title of the plot.
+
+    Raises:
+        InputError: the directory cannot be written, or there is no matplotlib for the plot.
+    """
+    make_directory(directory)
+    write_text(directory / "results.csv", csv_table(results))
+    write_text(directory / "results.json", json.dumps({**context, "results": _records(results)}, indent=2) + "\n")
+    write_text(directory / "results.md", markdown_table(results))
+    if any(result.top1 is not None for result in results):
+        plot_tradeoff(results, [directory / "tradeoff.png", directory / "tradeoff.svg"], title)
+
+
+def pareto_set(results: Sequence[Result]) -> list[Result]:
+    """The results that none beats at equal or lower MACs, cheapest first."""
+    best: list[Result] = []
+    for result in sorted(results, key=lambda r: (r.macs, -(r.top1 or 0))):
+        if not best or (result.top1 or 0) > (best[-1].top1 or 0):
+            best.append(result)
+    return best
+
+
+def plot_tradeoff(results: Sequence[Result], files: Sequence[Path], title: str = "") -> None:
+    """Draw top-1 accuracy against MACs: a colour per grid size, a marker per keep rate, the Pareto set connected.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+    except ImportError as error:
+        raise InputError("the plot needs matplotlib; pip install 'supervit[plot]'") from error
+    measured = [result for result in results if result.top1 is not None]
+    unit, divisor = ("GMACs", 1e9) if max(result.macs for result in measured) >= 1e8 else ("MMACs", 1e6)
+    figure = Figure(figsize=(5.2, 3.6), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    frontier = pareto_set(measured)
+    axes.plot([r.macs / divisor for r in frontier], [r.top1 for r in frontier], color="0.75", linewidth=1.2, zorder=1)  # type: ignore[misc]
+    grids = sorted({r.complexity.grid_size for r in measured})
+    rates = sorted({r.complexity.keep_rate for r in measured})
+    colors = {grid: f"C{index}" for index, grid in enumerate(grids)}
+    markers = {rate: "vso^Dp*"[index % 7] for index, rate in enumerate(rates)}
+    for result in measured:
+        point: Complexity = result.complexity
+        x, y = result.macs / divisor, result.top1
+        axes.scatter(x, y, color=colors[point.grid_size], marker=markers[point.keep_rate], s=34, zorder=2, edgecolors="white", linewidths=0.6)  # type: ignore[arg-type]
+    for grid in grids:
+        axes.scatter([], [], color=colors[grid], marker="o", s=30, label=f"{grid}\u00d7{grid} tokens")
+    for rate in rates:
+        axes.scatter([], [], color="0.4", marker=markers[rate], s=30, label=f"keep {rate:g}")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0,)))
+    axes.xaxis.set_major_formatter(LogFormatter(base=2, labelOnlyBase=False, minor_thresholds=(100, 100)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel(f"{unit} per image (log scale)")
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, ncols=2, frameon=False, loc="lower right")
+    if title:
+        axes.set_title(title, fontsize=9)
+    for file in files:
+        figure.savefig(file)

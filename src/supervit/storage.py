@@ -1,0 +1,115 @@
+"""Our own model directory: `model.safetensors` and `config.json`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from supervit.errors import InputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+_MOST_NAMES = 8  # names listed in an error before the rest is counted
+
+
+def make_directory(directory: Path) -> Path:
+    """The directory, made if need be and checked to be writable.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {str(directory)!r} ({error.strerror}); name a directory that you may write") from error
+    return directory
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader sees the old or the new content."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
+    """Write weights and config, each whole or not at all.
+
+    Raises:
+        InputError: the directory cannot be written.
+    """
+    make_directory(directory)
+    temporary = directory / f".{WEIGHTS_FILE}.tmp"
+    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, temporary)
+    os.replace(temporary, directory / WEIGHTS_FILE)
+    write_text(directory / CONFIG_FILE, json.dumps(dict(config), indent=2) + "\n")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The content of a directory's `config.json`.
+
+    Raises:
+        InputError: the file is missing or is not a JSON object.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r} ({error.strerror}); a model directory has {CONFIG_FILE}, {WEIGHTS_FILE}") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is not JSON ({error}); convert or download the model again") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{str(path)!r} holds no JSON object; convert or download the model again")
+    return values
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: the file is missing or is not safetensors.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as safetensors ({error}); download or convert it again") from error
+
+
+def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load weights that must fit exactly; missing, unexpected and misshapen ones are listed and refused.
+
+    Args:
+        model: The model to fill.
+        state_dict: Weights by name.
+        source: Where they come from, for the error.
+
+    Raises:
+        InputError: names or shapes differ; the model is unchanged.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in state_dict],
+        "unexpected": [key for key in state_dict if key not in own],
+        "of another shape": [
+            f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in state_dict and state_dict[key].shape != own[key].shape
+        ],
+    }
+    found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise InputError(f"the weights of {source!r} do not fit the model; " + "; ".join(found))
+    model.load_state_dict(state_dict)
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

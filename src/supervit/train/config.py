@@ -1,0 +1,86 @@
+"""What a training run does."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervit.config import SuperViTConfig
+from supervit.data import DataConfig
+from supervit.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; recipes are functions that return one."""
+
+    model: SuperViTConfig
+    """The model; its class count is taken from the data."""
+    data: DataConfig
+    """The data."""
+    out: Path = Path("runs/train")
+    """Directory of the run: checkpoints, log, final model, table and plot."""
+    resume: bool = False
+    """Go on from the newest checkpoint in `out` (start anew if there is none)."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and paths."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU if there is one."""
+    epochs: int = 300
+    """Passes over the training data."""
+    lr: float = 1e-3
+    """Peak learning rate, not scaled by the batch size."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    warmup_lr: float = 1e-6
+    """Learning rate at the start of the warm-up."""
+    warmup_epochs: float = 5
+    """Epochs of linear warm-up."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay; none on biases, norms and the class token."""
+    decay_positions: bool = True
+    """Whether position tables are decayed (as in the released recipes)."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes."""
+    clip_grad: float | None = None
+    """Largest norm of the whole gradient, applied once per step; None for no clipping."""
+    all_paths: bool = False
+    """Run all operating points in each step instead of the sampled four."""
+    ema_decay: float | None = None
+    """Decay per step of the averaged weights, which are then evaluated and kept as the model; None for no average."""
+    log_every: int = 50
+    """Steps between log entries and checks that the loss is finite."""
+    save_every: int = 1
+    """Epochs between checkpoints; the last epoch always writes one."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    eval_every: int = 10
+    """Epochs between evaluations of all operating points; the last epoch always is evaluated."""
+    throughput_batch_size: int = 64
+    """Images per batch when images/s are measured at the end (paper: 512)."""
+    throughput_repeats: int = 10
+    """Timed batches per operating point at the end (paper: 50)."""
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "lr", "log_every", "save_every", "eval_every", "keep_checkpoints")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} {getattr(self, name)!r} must be more than 0")
+        if not 0 <= self.label_smoothing <= 1:
+            raise InputError(f"label_smoothing {self.label_smoothing} is not in [0, 1]")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay {self.ema_decay} is not in [0, 1); leave it out for no average")
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise InputError(f"clip_grad {self.clip_grad} must be more than 0; leave it out for no clipping")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values for JSON."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, Path):
+                return str(value)
+            return list(value) if isinstance(value, tuple) else value
+
+        return {key: plain(value) for key, value in dataclasses.asdict(self).items()}
