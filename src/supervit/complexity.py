@@ -144,9 +144,7 @@ class Plan:
     blocks: tuple[BlockPlan, ...]
 
     @classmethod
-    def resolve(
-        cls, complexity: Complexity, depth: int, drop_blocks: Sequence[int], class_token_only: bool = False
-    ) -> "Plan":
+    def resolve(cls, complexity: Complexity, depth: int, drop_blocks: Sequence[int], class_token_only: bool = False) -> "Plan":
         """The token counts of every block.
 
         A drop block that T tokens enter (class token included) keeps the class token and the `ceil(r T)` best patches,

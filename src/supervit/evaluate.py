@@ -1,13 +1,18 @@
 """What each operating point is worth (accuracy) and costs (MACs, images per second)."""
 
+import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
+from supervit._version import __version__
 from supervit.complexity import Complexity
+from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.macs import executed_macs, macs
 from supervit.model import SuperViT
@@ -117,23 +122,49 @@ def time_call(model: nn.Module, images: Tensor, *arguments: Complexity) -> float
 
 
 def tabulate(
-    model: SuperViT,
-    complexities: Sequence[Complexity] | None = None,
+    config: SuperViTConfig,
+    complexities: Sequence[Complexity],
     accuracies: dict[Complexity, Accuracy] | None = None,
     throughputs: dict[Complexity, float] | None = None,
 ) -> list[Result]:
     """One `Result` per operating point, with the costs, and what has been measured of the rest."""
     rows = []
-    for point in complexities or model.config.space:
+    for point in complexities:
         accuracy = (accuracies or {}).get(point)
         rows.append(
             Result(
                 complexity=point,
-                macs=macs(model.config, point),
-                executed_macs=executed_macs(model.config, point),
+                macs=macs(config, point),
+                executed_macs=executed_macs(config, point),
                 top1=accuracy.top1 if accuracy else None,
                 top5=accuracy.top5 if accuracy else None,
                 throughput_ips=(throughputs or {}).get(point),
             )
         )
     return rows
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a measurement was made with: device, threads and versions."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} CPU"
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__},
+    }
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name; `auto` is the GPU if there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use auto, cpu or cuda") from error
+    return device

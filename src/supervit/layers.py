@@ -62,9 +62,10 @@ class Attention(nn.Module):
     def project(self, tokens: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Parts first...last - 1 of (query, key, value) of tokens (B, T, D), each (B, H, T, D / H), in one product."""
         batch, length, dim = tokens.shape
-        bias = self.qkv.bias
-        packed = F.linear(tokens, self.qkv.weight[first * dim : last * dim], None if bias is None else bias[first * dim : last * dim])
-        return packed.view(batch, length, last - first, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        rows = slice(first * dim, last * dim)
+        packed = F.linear(tokens, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
+        packed = packed.view(batch, length, last - first, self.num_heads, dim // self.num_heads)
+        return packed.permute(2, 0, 3, 1, 4).unbind(0)
 
     def class_attention(self, class_query: Tensor, key: Tensor) -> Tensor:
         """Softmax attention of the class token (B, H, 1, d) to all keys (B, H, T, d), as (B, H, T)."""

@@ -79,10 +79,16 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
 
     def __init__(self, config: SuperViTConfig):
         super().__init__()
+        family = load_family(config.family)
+        if type(config) is not family.Config:
+            raise InputError(
+                f"family {config.family!r} does not take a {type(config).__module__}.{type(config).__name__}; "
+                f"start from one of its variants: {', '.join(family.VARIANTS)}"
+            )
         self.config = config
         score = load_plugin(supervit.reducers, config.reducer).score
-        drop_path = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
-        self.patch_embed = load_family(config.family).PatchEmbed(config)
+        drop_path = [config.drop_path_rate * index / max(config.depth - 1, 1) for index in range(config.depth)]
+        self.patch_embed = family.PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.pos_embeds = nn.ParameterDict(
             {str(g): nn.Parameter(torch.zeros(1, g * g + 1, config.embed_dim)) for g in config.grid_sizes}
@@ -171,7 +177,9 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
                 "square (crop or pad first), with the model's channel count"
             )
         if not images.is_floating_point():
-            raise InputError(f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std")
+            raise InputError(
+                f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
+            )
 
     def _embed(self, images: Tensor, grid_size: int) -> Tensor:
         """Class token and patch tokens with their positions (Eq. 7)."""
@@ -304,7 +312,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         self.save(save_directory)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.evaluate import Result
 from supervit.storage import make_directory, write_text
@@ -21,9 +20,14 @@ class _Column:
     text: str  # format of the value for people
 
 
+def _unit(results: Sequence[Result]) -> tuple[str, float]:
+    """The unit that shows the MACs of these results well, and its size."""
+    return ("GMACs", 1e9) if max(result.macs for result in results) >= 1e8 else ("MMACs", 1e6)
+
+
 def _columns(results: Sequence[Result]) -> list[_Column]:
-    """The columns that have values; MACs in the unit that fits."""
-    unit, divisor = ("GMACs", 1e9) if max(result.macs for result in results) >= 1e8 else ("MMACs", 1e6)
+    """The columns that have values."""
+    unit, divisor = _unit(results)
     columns = [
         _Column("complexity", lambda r: str(r.complexity), "{}"),
         _Column("top-1 %", lambda r: r.top1, "{:.2f}"),
@@ -95,11 +99,13 @@ def write_report(results: Sequence[Result], directory: Path, context: dict[str, 
 
 
 def pareto_set(results: Sequence[Result]) -> list[Result]:
-    """The results that none beats at equal or lower MACs, cheapest first."""
+    """The measured results that none beats at equal or lower MACs, cheapest first."""
     best: list[Result] = []
+    highest = float("-inf")
     for result in sorted(results, key=lambda r: (r.macs, -(r.top1 or 0))):
-        if not best or (result.top1 or 0) > (best[-1].top1 or 0):
+        if result.top1 is not None and result.top1 > highest:
             best.append(result)
+            highest = result.top1
     return best
 
 
@@ -111,34 +117,28 @@ def plot_tradeoff(results: Sequence[Result], files: Sequence[Path], title: str =
     """
     try:
         from matplotlib.figure import Figure
-        from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+        from matplotlib.ticker import FuncFormatter, LogLocator
     except ImportError as error:
         raise InputError("the plot needs matplotlib; pip install 'supervit[plot]'") from error
-    measured = [result for result in results if result.top1 is not None]
-    unit, divisor = ("GMACs", 1e9) if max(result.macs for result in measured) >= 1e8 else ("MMACs", 1e6)
+    measured = [(result.complexity, result.macs, result.top1) for result in results if result.top1 is not None]
+    unit, divisor = _unit(results)
+    colors = {grid: f"C{i}" for i, grid in enumerate(sorted({point.grid_size for point, _, _ in measured}))}
+    markers = {rate: "vso^Dp*"[i % 7] for i, rate in enumerate(sorted({point.keep_rate for point, _, _ in measured}))}
     figure = Figure(figsize=(5.2, 3.6), dpi=200, layout="constrained")
     axes = figure.add_subplot()
-    frontier = pareto_set(measured)
-    axes.plot([r.macs / divisor for r in frontier], [r.top1 for r in frontier], color="0.75", linewidth=1.2, zorder=1)  # type: ignore[misc]
-    grids = sorted({r.complexity.grid_size for r in measured})
-    rates = sorted({r.complexity.keep_rate for r in measured})
-    colors = {grid: f"C{index}" for index, grid in enumerate(grids)}
-    markers = {rate: "vso^Dp*"[index % 7] for index, rate in enumerate(rates)}
-    for result in measured:
-        point: Complexity = result.complexity
-        x, y = result.macs / divisor, result.top1
-        axes.scatter(x, y, color=colors[point.grid_size], marker=markers[point.keep_rate], s=34, zorder=2, edgecolors="white", linewidths=0.6)  # type: ignore[arg-type]
-    for grid in grids:
-        axes.scatter([], [], color=colors[grid], marker="o", s=30, label=f"{grid}\u00d7{grid} tokens")
-    for rate in rates:
-        axes.scatter([], [], color="0.4", marker=markers[rate], s=30, label=f"keep {rate:g}")
+    frontier = [(result.macs / divisor, result.top1 or 0.0) for result in pareto_set(results)]
+    axes.plot(*zip(*frontier, strict=True), color="0.75", linewidth=1.2, zorder=1)
+    for point, cost, top1 in measured:
+        color, marker = colors[point.grid_size], markers[point.keep_rate]
+        axes.scatter(cost / divisor, top1, color=color, marker=marker, s=34, zorder=2, edgecolors="white", linewidths=0.6)
+    for grid, color in colors.items():
+        axes.scatter([], [], color=color, marker="o", s=30, label=f"{grid}\u00d7{grid} tokens")
+    for rate, marker in markers.items():
+        axes.scatter([], [], color="0.4", marker=marker, s=30, label=f"keep {rate:g}")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0,)))
-    axes.xaxis.set_major_formatter(LogFormatter(base=2, labelOnlyBase=False, minor_thresholds=(100, 100)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel(f"{unit} per image (log scale)")
-    axes.set_ylabel("top-1 accuracy (%)")
+    axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(xlabel=f"{unit} per image (log scale)", ylabel="top-1 accuracy (%)")
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

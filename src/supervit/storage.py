@@ -29,7 +29,9 @@ def make_directory(directory: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"cannot write to {str(directory)!r} ({error.strerror}); name a directory that you may write") from error
+        raise InputError(
+            f"cannot write to {str(directory)!r} ({error.strerror}); name a directory that you may write"
+        ) from error
     return directory
 
 
@@ -37,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: a reader sees the old or the new content."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
@@ -49,7 +51,7 @@ def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[
     make_directory(directory)
     temporary = directory / f".{WEIGHTS_FILE}.tmp"
     safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, temporary)
-    os.replace(temporary, directory / WEIGHTS_FILE)
+    temporary.replace(directory / WEIGHTS_FILE)
     write_text(directory / CONFIG_FILE, json.dumps(dict(config), indent=2) + "\n")
 
 
@@ -63,7 +65,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"cannot read {str(path)!r} ({error.strerror}); a model directory has {CONFIG_FILE}, {WEIGHTS_FILE}") from error
+        raise InputError(
+            f"cannot read {str(path)!r} ({error.strerror}); a model directory has {CONFIG_FILE}, {WEIGHTS_FILE}"
+        ) from error
     except ValueError as error:
         raise InputError(f"{str(path)!r} is not JSON ({error}); convert or download the model again") from error
     if not isinstance(values, dict):

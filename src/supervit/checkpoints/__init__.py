@@ -44,7 +44,8 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
     if not path.is_file():
         raise InputError(f"no such file or directory: {str(source)!r} (for a hub repository use SuperViT.from_pretrained)")
     state_dict = read_state_dict(path)
-    for name in plugin_names(sys.modules[__name__]):
+    known = plugin_names(sys.modules[__name__])
+    for name in known:
         plugin = load_plugin(sys.modules[__name__], name)
         if plugin.matches(state_dict):
             config, weights = plugin.convert(state_dict, overrides)
@@ -52,7 +53,7 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
             load_state_dict(model, weights, str(source))
             return model.eval()
     names = ", ".join(sorted(state_dict)[:4])
-    raise InputError(f"the weights of {str(source)!r} ({names}, ...) are of no known format; known: released, timm and Hugging Face ViT names")
+    raise InputError(f"the weights of {str(source)!r} ({names}, ...) are of no known format; known: {', '.join(known)}")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -70,7 +71,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content = content[container]
             break
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{str(path)!r} holds no weights; expected tensors by name, directly or under {', '.join(_CONTAINERS)}")
+        raise InputError(
+            f"{str(path)!r} holds no weights; expected tensors by name, directly or under {', '.join(_CONTAINERS)}"
+        )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
@@ -80,4 +83,6 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that is fed garbage raises nearly anything
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise InputError(f"{str(path)!r} is damaged or not safe to load ({reason}); re-save its weights as safetensors") from error
+        raise InputError(
+            f"{str(path)!r} is damaged or not safe to load ({reason}); re-save its weights as safetensors"
+        ) from error

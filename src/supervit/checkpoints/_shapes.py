@@ -44,12 +44,8 @@ def _infer(weights: Mapping[str, Tensor], family: str, overrides: Mapping[str, A
         told |= {"in_chans": patch_weight.shape[1], "patch_size": patch_weight.shape[-1]}
     if "num_heads" not in overrides:
         told["num_heads"] = _default_num_heads(module.VARIANTS, embed_dim)
-    config: SuperViTConfig = module.Config(**told | {"num_heads": 1} | _only(told, "num_heads")).replace(**overrides)
+    config: SuperViTConfig = module.Config.from_dict({**told, **overrides})
     return config
-
-
-def _only(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {name: values[name]} if name in values else {}
 
 
 def _default_num_heads(variants: Mapping[str, Mapping[str, Any]], embed_dim: int) -> int:
@@ -67,9 +63,11 @@ def grid_of_table(table: Tensor) -> int:
     Raises:
         InputError: the table is of no square grid with one class token.
     """
-    grid = math.isqrt(table.shape[1] - 1)
-    if table.ndim != 3 or grid < 2 or grid**2 + 1 != table.shape[1]:
-        raise InputError(f"a position table of shape {tuple(table.shape)} does not fit; expected (1, g*g + 1, width), one class token")
+    grid = math.isqrt(table.shape[1] - 1) if table.ndim == 3 else 0
+    if grid < 2 or grid**2 + 1 != table.shape[1]:
+        raise InputError(
+            f"a position table of shape {tuple(table.shape)} does not fit; expected (1, g*g + 1, width), one class token"
+        )
     return grid
 
 
@@ -81,6 +79,4 @@ def elastic_tables(table: Tensor, overrides: Mapping[str, Any]) -> dict[str, Ten
     """
     native = grid_of_table(table)
     grids = overrides.get("grid_sizes") or scaled_grid_sizes(SuperViTConfig.grid_sizes, native)
-    return {
-        f"pos_embeds.{grid}": resample_abs_pos_embed(table.float(), [grid] * 2, [native] * 2).clone() for grid in grids
-    }
+    return {f"pos_embeds.{grid}": resample_abs_pos_embed(table.float(), [grid] * 2, [native] * 2).clone() for grid in grids}

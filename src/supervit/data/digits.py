@@ -43,4 +43,6 @@ def open_split(config: DataConfig, split: Split, transform: Transform) -> Digits
     digits = load_digits()
     chosen = (np.arange(len(digits.target)) % _HELD_OUT == 0) == (split == "val")
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
-    return Digits(images[chosen], digits.target[chosen].astype(np.int64), transform, [str(name) for name in digits.target_names])
+    return Digits(
+        images[chosen], digits.target[chosen].astype(np.int64), transform, [str(name) for name in digits.target_names]
+    )

@@ -39,14 +39,18 @@ def open_split(config: DataConfig, split: Split, transform: Transform) -> ImageF
         reference = config.root / "train"
         names = _class_folders(reference) if reference.is_dir() else found
         if missing := sorted(set(names) - set(found)):
-            raise InputError(f"{str(folder)!r} lacks class folders that train/ has: {_some(missing)}; add them, or pass class_list")
+            raise InputError(
+                f"{str(folder)!r} lacks class folders that train/ has: {_some(missing)}; add them, or pass class_list"
+            )
     if unknown := sorted(set(found) - set(names)):
         where = f"the list {str(config.class_list)!r}" if config.class_list else "train/"
         raise InputError(f"{str(folder)!r} has class folders that {where} lacks: {_some(unknown)}")
     try:
         dataset = _ListedImageFolder(folder, names, transform, allow_missing=config.class_list is not None)
     except FileNotFoundError as error:
-        raise InputError(f"{str(folder)!r}: {str(error).partition('. Supported')[0]}; add images or remove the folders") from error
+        raise InputError(
+            f"{str(folder)!r}: {str(error).partition('. Supported')[0]}; add images or remove the folders"
+        ) from error
     if not dataset.samples:
         raise InputError(f"{str(folder)!r} holds no images in its class folders")
     return dataset

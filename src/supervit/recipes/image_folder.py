@@ -7,4 +7,4 @@ from supervit.train import TrainConfig
 
 def recipe() -> TrainConfig:
     """DeiT-S with the released optimiser settings at batch 256; mixup, cutmix and repeated augmentation left out."""
-    return TrainConfig(model=variant_config("deit_small", drop_path_rate=0.1), data=DataConfig(), lr=2.5e-4)
+    return TrainConfig(model=variant_config("deit_small", num_classes=0, drop_path_rate=0.1), data=DataConfig(), lr=2.5e-4)

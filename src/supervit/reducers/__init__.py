@@ -14,4 +14,6 @@ from torch import Tensor
 class Scorer(Protocol):
     """The one function of a reducer file."""
 
-    def __call__(self, class_attention: Tensor, tokens: Tensor) -> Tensor: ...
+    def __call__(self, class_attention: Tensor, tokens: Tensor) -> Tensor:
+        """Scores (B, T - 1) of the patch tokens."""
+        ...

@@ -1,6 +1,5 @@
 """Checkpoints of a run: `checkpoints/epoch-0007/{model.safetensors, config.json, training_state.pt}`."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def write_checkpoint(run: Path, epoch: int, model: SuperViT, state: dict[str, An
     torch.save(state, temporary / STATE_FILE)
     if directory.exists():
         shutil.rmtree(directory)
-    os.replace(temporary, directory)
+    temporary.replace(directory)
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return directory
@@ -51,5 +50,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that is fed garbage raises nearly anything
-        raise InputError(f"{str(path)!r} cannot be read ({error}); remove that checkpoint to resume from the one before") from error
+        raise InputError(
+            f"{str(path)!r} cannot be read ({error}); remove that checkpoint to resume from the one before"
+        ) from error
     return state

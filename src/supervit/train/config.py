@@ -15,7 +15,7 @@ class TrainConfig:
     """One training run; recipes are functions that return one."""
 
     model: SuperViTConfig
-    """The model; its class count is taken from the data."""
+    """The model; num_classes 0 takes the class count from the data, another one must be theirs."""
     data: DataConfig
     """The data."""
     out: Path = Path("runs/train")

@@ -2,14 +2,11 @@
 
 import json
 import math
-import platform
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler
@@ -17,11 +14,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from supervit._version import __version__
 from supervit.complexity import Complexity, sample_paths
+from supervit.config import SuperViTConfig
 from supervit.data import EpochLoader, open_dataset, seed_everything
 from supervit.errors import InputError, TrainingError
-from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, tabulate
+from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, pick_device, tabulate
 from supervit.model import SuperViT
 from supervit.objective import path_losses
 from supervit.report import write_report
@@ -53,11 +50,10 @@ class _Run:
     """State of one training run."""
 
     def __init__(self, config: TrainConfig):
-        self.device = _pick_device(config.device)
+        self.device = pick_device(config.device)
         train_set = open_dataset(config.data, "train", config.model)
         val_set = open_dataset(config.data, "val", config.model)
-        model_config = config.model.replace(num_classes=len(train_set.classes), class_names=tuple(train_set.classes))
-        self.config = config = replace(config, model=model_config)
+        self.config = config = replace(config, model=_with_classes(config.model, train_set.classes))
         self.train_loader = EpochLoader(train_set, config.data.batch_size, config.data.workers, config.seed)
         self.val_loader = EpochLoader(val_set, config.data.batch_size, config.data.workers)
         seed_everything(config.seed)
@@ -77,7 +73,7 @@ class _Run:
     @property
     def evaluated_model(self) -> SuperViT:
         """The averaged weights where there are such, else the weights in training."""
-        return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
+        return self.ema.module if self.ema is not None else self.model
 
     def _open_directory(self) -> None:
         """Resume from the newest checkpoint if asked to; never write over another run."""
@@ -89,7 +85,10 @@ class _Run:
         if found:
             before = json.loads(path.read_text())
             if differing := sorted(key for key in wanted if wanted[key] != before.get(key)):
-                raise InputError(f"the run in {str(self.config.out)!r} was started with another {', '.join(differing)}; resume needs the same")
+                raise InputError(
+                    f"the run in {str(self.config.out)!r} was started with another {', '.join(differing)}; "
+                    "resume needs the same"
+                )
             self._load(found[-1])
         write_text(path, json.dumps(wanted, indent=2) + "\n")
 
@@ -150,7 +149,8 @@ class _Run:
             kept = checkpoints(self.config.out)
             raise TrainingError(
                 f"the loss of {', '.join(bad)} is not finite in the steps up to {step} (epoch {self.epoch + 1}, learning rate "
-                f"{self._lr():.3g}); lower lr or set clip_grad; " + (f"kept: {kept[-1]}" if kept else "there is no checkpoint yet")
+                f"{self._lr():.3g}); lower lr or set clip_grad; "
+                + (f"kept: {kept[-1]}" if kept else "there is no checkpoint yet")
             )
         total = window.mean_total()
         bar.set_postfix(epoch=self.epoch + 1, loss=f"{total:.3f}", images_per_s=f"{window.throughput_ips():.0f}")
@@ -188,7 +188,7 @@ class _Run:
         accuracies = evaluate(model, self.val_loader.epoch())
         points = list(config.model.space)
         throughputs = measure_throughput(model, points, config.throughput_batch_size, config.throughput_repeats)
-        results = tabulate(model, points, accuracies, throughputs)
+        results = tabulate(config.model, points, accuracies, throughputs)
         images = next(iter(accuracies.values())).images
         context = {"model": str(config.out / "model"), "data": config.data.name, "images": images, **environment(self.device)}
         write_report(results, config.out, context, title=f"One SuperViT, {len(points)} operating points ({config.data.name})")
@@ -231,31 +231,16 @@ class RunLog:
             file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a measurement was made with: device, threads and versions."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} CPU"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__},
-    }
-
-
-def _pick_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use auto, cpu or cuda") from error
-    return device
+def _with_classes(model: SuperViTConfig, classes: list[str]) -> SuperViTConfig:
+    if model.num_classes not in (0, len(classes)):
+        raise InputError(f"num_classes {model.num_classes}, but the data have {len(classes)} classes; leave num_classes at 0")
+    return model.replace(num_classes=len(classes)).replace(class_names=tuple(classes))
 
 
 def _make_optimizer(model: SuperViT, config: TrainConfig) -> torch.optim.Optimizer:
     undecayed = {name for name in model.no_weight_decay() if not (config.decay_positions and name.startswith("pos_embeds."))}
-    groups = param_groups_weight_decay(model, config.weight_decay, undecayed)
-    return torch.optim.AdamW(groups, lr=config.lr, eps=1e-8)
+    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=undecayed)
+    return torch.optim.AdamW(groups, lr=config.lr, eps=1e-8, fused=True)
 
 
 def _make_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> CosineLRScheduler:

@@ -1,0 +1,247 @@
+"""The command `supervit`: train, evaluate, benchmark, macs, convert."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from supervit.backbones import variant_config
+from supervit.checkpoints import load
+from supervit.complexity import Complexity
+from supervit.config import Interpolation, Resize, SuperViTConfig
+from supervit.data import DataConfig, EpochLoader, Split, open_dataset
+from supervit.errors import InputError, SuperViTError
+from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, tabulate
+from supervit.macs import executed_macs, macs
+from supervit.model import SuperViT
+from supervit.recipes import describe_recipe, load_recipe, recipe_names
+from supervit.report import markdown_table, write_report
+from supervit.train import TrainConfig, run_training
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a weights file cannot tell, or should be otherwise."""
+
+    num_heads: int | None = None
+    """Attention heads (default: those of the known variant of that width, else 64 channels a head)."""
+    grid_sizes: tuple[int, ...] | None = None
+    """Grid sizes of the menu, for weights with one position table (default: the paper's, in proportion)."""
+    mean: tuple[float, ...] | None = None
+    """Channel means of the normalisation (default: ImageNet's)."""
+    std: tuple[float, ...] | None = None
+    """Channel standard deviations of the normalisation (default: ImageNet's)."""
+    crop_pct: float | None = None
+    """Evaluation: image size / size of the short side before the centre crop."""
+    interpolation: Interpolation | None = None
+    """Evaluation: how files are resized before the crop."""
+    resize: Resize | None = None
+    """How images reach a grid's size."""
+    reducer: str | None = None
+    """Token selection: class_attention or random."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+_Overrides = Annotated[Overrides, tyro.conf.arg(name="")]
+_Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Accuracy, cost and images/s of every operating point, in one pass over the data."""
+
+    model: tyro.conf.Positional[str]
+    """Model directory or weights file (whatever `supervit.load` takes)."""
+    data: Path | None = None
+    """Folder of the data, with val/CLASS/* (not for digits)."""
+    source: str = "image_folder"
+    """Kind of data: image_folder or digits."""
+    split: Split = "val"
+    """Part of the data."""
+    class_list: Path | None = None
+    """Text file with one class folder name per line in index order; then folders may be missing."""
+    complexities: _Points = ()
+    """Operating points, such as 8@0.5 14 (default: the model's menu)."""
+    batch_size: int = 64
+    """Images per batch."""
+    workers: int = 2
+    """Processes that load images."""
+    repeats: int = 10
+    """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU if there is one."""
+    out: Path | None = None
+    """Directory for results.csv, results.json, results.md and the plot."""
+    overrides: _Overrides = field(default_factory=Overrides)
+
+    def run(self) -> None:
+        """Print the table, write the report."""
+        device = pick_device(self.device)
+        model = load(self.model, **self.overrides.given()).to(device)
+        points = _parse(self.complexities, model.config)
+        data = DataConfig(self.source, self.data, self.class_list, self.batch_size, self.workers)
+        dataset = open_dataset(data, self.split, model.config)
+        if model.config.class_names and tuple(dataset.classes) != model.config.class_names:
+            raise InputError(
+                f"the data's classes ({', '.join(dataset.classes[:5])}, ...) are not the model's "
+                f"({', '.join(model.config.class_names[:5])}, ...); use the data it was trained for, or pass class_list"
+            )
+        accuracies = evaluate(model, EpochLoader(dataset, self.batch_size, self.workers).epoch(), points)
+        throughputs = measure_throughput(model, points, self.batch_size, self.repeats) if self.repeats else None
+        results = tabulate(model.config, points, accuracies, throughputs)
+        context = {"model": self.model, "data": str(self.data or self.source), "split": self.split, "images": len(dataset)}
+        _report(results, self.out, context | {"batch_size": self.batch_size, "repeats": self.repeats, **environment(device)})
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Images/s of every operating point on this device: batch-size * repeats / total time."""
+
+    model: tyro.conf.Positional[str]
+    """Name of a variant, such as deit_small, a model directory or a weights file."""
+    complexities: _Points = ()
+    """Operating points, such as 8@0.5 14 (default: the model's menu)."""
+    batch_size: int = 64
+    """Images per batch (paper: 512)."""
+    repeats: int = 10
+    """Timed batches per operating point (paper: 50)."""
+    warmup: int = 2
+    """Batches per operating point before the clock starts."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU if there is one."""
+    out: Path | None = None
+    """Directory for results.csv, results.json and results.md."""
+
+    def run(self) -> None:
+        """Print the table, write the report."""
+        device = pick_device(self.device)
+        model = load(self.model) if Path(self.model).exists() else SuperViT(variant_config(self.model))
+        model = model.to(device).eval()
+        points = _parse(self.complexities, model.config)
+        throughputs = measure_throughput(model, points, self.batch_size, self.repeats, self.warmup)
+        context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **environment(device)}
+        _report(tabulate(model.config, points, throughputs=throughputs), self.out, context)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """The cost of every operating point in multiply-accumulates, without data or weights."""
+
+    model: tyro.conf.Positional[str]
+    """Name of a variant, such as deit_small."""
+    complexities: _Points = ()
+    """Operating points, such as 8@0.5 14 (default: the model's menu)."""
+
+    def run(self) -> None:
+        """Print the table."""
+        config = variant_config(self.model)
+        points = _parse(self.complexities, config)
+        print(markdown_table(tabulate(config, points)), end="")
+        together = executed_macs(config, points)
+        share = together / sum(executed_macs(config, point) for point in points)
+        print(f"\nall {len(points)} through forward_paths: {together / 1e9:.3f} GMACs executed, {share:.0%} of single passes")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write any weights that `supervit.load` takes as a model directory of ours."""
+
+    source: tyro.conf.Positional[str]
+    """Weights file: released SuperViT, or DeiT/ViT with timm's or Hugging Face's names."""
+    out: tyro.conf.Positional[Path]
+    """Directory to write model.safetensors and config.json into."""
+    overrides: _Overrides = field(default_factory=Overrides)
+
+    def run(self) -> None:
+        """Load, then write."""
+        model = load(self.source, **self.overrides.given())
+        model.save(self.out)
+        config = model.config
+        cost = macs(config, config.space.largest) / 1e9
+        print(
+            f"wrote {self.out}: {config.family}, width {config.embed_dim}, {config.depth} blocks, {config.num_heads} heads, "
+            f"{config.num_classes} classes, grid sizes {', '.join(map(str, config.grid_sizes))}, {cost:.2f} GMACs uncut"
+        )
+
+
+if TYPE_CHECKING:
+    _Recipe = TrainConfig
+else:
+    _Recipe = tyro.extras.subcommand_type_from_defaults(
+        {name: load_recipe(name) for name in recipe_names()},
+        {name: describe_recipe(name) for name in recipe_names()},
+    )
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one SuperViT by a recipe, then measure all its operating points."""
+
+    recipe: Annotated[_Recipe, tyro.conf.arg(name="")]
+
+    def run(self) -> None:
+        """Train, print the table."""
+        results = run_training(self.recipe)
+        print(markdown_table(results), end="")
+        print(f"\nmodel: {self.recipe.out / 'model'}   table: results.md, .csv, .json   plot: tradeoff.png, .svg")
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
+    | Annotated[Macs, tyro.conf.subcommand("macs")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what a user can mend is one line on standard error and exit status 2."""
+    try:
+        _parse_arguments(arguments).run()
+    except (SuperViTError, OSError) as error:
+        print(f"supervit: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _parse_arguments(arguments: Sequence[str] | None) -> Any:
+    """The command asked for; a value that our own configs refuse is raised as they raised it, without tyro's box."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                Command,
+                prog="supervit",
+                description="One vision transformer, trained once, that runs at any compute budget.",
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes,),
+            )
+    except SystemExit as stop:
+        cause: BaseException | None = stop
+        while cause is not None:
+            if isinstance(cause, SuperViTError):
+                raise cause from None
+            cause = cause.__context__
+        print(errors.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _parse(texts: Sequence[str], config: SuperViTConfig) -> list[Complexity]:
+    return [Complexity.of(text) for text in texts] or list(config.space)
+
+
+def _report(results: list[Result], out: Path | None, context: dict[str, Any]) -> None:
+    print(markdown_table(results), end="")
+    if out is not None:
+        write_report(results, out, context, title=f"One SuperViT, {len(results)} operating points")
+        print(f"\nwrote {out}")

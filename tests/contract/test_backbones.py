@@ -1,0 +1,61 @@
+"""What every backbone family must obey; runs over whatever files exist."""
+
+import pytest
+import torch
+
+import supervit.backbones
+from supervit import SuperViT
+from supervit.backbones import load_family, variant_config, variant_names
+from supervit.config import SuperViTConfig
+from supervit.plugins import plugin_names
+from supervit.registry import timm_name
+from tests.conftest import small_config
+
+FAMILIES = plugin_names(supervit.backbones)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_what_the_model_assembles(family):
+    module = load_family(family)
+    assert module.__doc__
+    assert issubclass(module.Config, SuperViTConfig)
+    assert module.VARIANTS
+    assert all(name.startswith(f"{family}_") for name in module.VARIANTS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("grid, channels", [(4, 3), (7, 1)])
+def test_patch_embedding_gives_one_token_per_patch(family, grid, channels):
+    config = small_config(family, in_chans=channels)
+    embed = load_family(family).PatchEmbed(config).eval()
+    tokens = embed(torch.randn(2, channels, 4 * grid, 4 * grid))
+    assert tokens.shape == (2, grid**2, config.embed_dim)
+    assert load_family(family).patch_embed_macs(config, grid) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_numbered_row_by_row(family):
+    config = small_config(family)
+    embed = load_family(family).PatchEmbed(config).eval()
+    images = torch.zeros(1, 3, 28, 28)
+    changed = images.clone()
+    changed[..., 13, 25] = 5.0  # inside patch row 3, column 6
+    effect = (embed(changed) - embed(images)).abs().sum(-1)[0]
+    assert effect.argmax() == 3 * 7 + 6
+
+
+@pytest.mark.parametrize("name", variant_names())
+def test_variants_exist_in_our_naming_and_in_timm(name):
+    config = variant_config(name)
+    assert config.image_size == 224
+    assert timm_name(name) == f"supervit_{name}_patch16_224"
+    with torch.device("meta"):
+        assert SuperViT(config).num_features == config.embed_dim
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_trains(family, images):
+    model = SuperViT(small_config(family)).train()
+    sum(logits.square().mean() for logits in model.forward_paths(images, ["7", "7@0.5", "4", "4@0.7"])).backward()
+    unused = {name for name, p in model.named_parameters() if p.grad is None}
+    assert unused == {"pos_embeds.5", "pos_embeds.6"}
