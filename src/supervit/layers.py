@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from supervit.config import Resize, SuperViTConfig
 from supervit.reducers import Scorer
 
-_ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU: 6 MiB of hidden activations at width 384
+_ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU, nearly: 6 MiB of hidden activations at width 384
 
 
 def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
@@ -29,8 +29,13 @@ def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` (B, S) of tokens (B, T, D), as (B, S, D)."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Rows `index` (B, S) of tokens (B, T, D), as (B, S, D).
+
+    Whole rows of all images as one list: on a CPU several times faster than `gather`, which moves single elements.
+    """
+    batch, length, dim = tokens.shape
+    rows = index + length * torch.arange(batch, device=index.device).unsqueeze(1)
+    return tokens.flatten(0, 1).index_select(0, rows.flatten()).view(batch, index.shape[1], dim)
 
 
 def take_survivors(tokens: Tensor, order: Tensor, tokens_kept: int) -> Tensor:
@@ -161,9 +166,10 @@ class Block(nn.Module):
         """
         if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.mlp(self.norm2(tokens))
-        rows = tokens.flatten(0, 1)
-        slices = rows.split(_ROWS_PER_SLICE) if len(rows) else (rows,)
-        return torch.cat([self.mlp(self.norm2(part)) for part in slices]).view_as(tokens)
+        count = round(tokens.shape[0] * tokens.shape[1] / _ROWS_PER_SLICE)
+        if count <= 1:
+            return self.mlp(self.norm2(tokens))
+        return torch.cat([self.mlp(self.norm2(part)) for part in tokens.flatten(0, 1).chunk(count)]).view_as(tokens)
 
     def _add_residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
         branch = self.drop_path(branch)
