@@ -42,3 +42,8 @@ def test_pickles_are_never_loaded_whole():
 def test_six_files_explain_the_system_in_about_700_lines():
     names = ["complexity", "layers", "reducers/class_attention", "model", "backbones/deit", "objective"]
     assert sum((ROOT / "src/supervit" / f"{name}.py").read_text().count("\n") for name in names) < 1000
+
+
+def test_python_m_supervit_is_the_command():
+    out = subprocess.run([sys.executable, "-m", "supervit", "macs", "deit_tiny"], capture_output=True, text=True, check=True)
+    assert "14@0.7" in out.stdout

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import supervit.backbones
-from supervit import SuperViT
+from supervit import InputError, SuperViT
 from supervit.backbones import load_family, variant_config, variant_names
 from supervit.config import SuperViTConfig
 from supervit.plugins import plugin_names
@@ -59,3 +59,10 @@ def test_a_family_trains(family, images):
     sum(logits.square().mean() for logits in model.forward_paths(images, ["7", "7@0.5", "4", "4@0.7"])).backward()
     unused = {name for name, p in model.named_parameters() if p.grad is None}
     assert unused == {"pos_embeds.5", "pos_embeds.6"}
+
+
+def test_a_family_refuses_the_config_of_another():
+    with pytest.raises(
+        InputError, match=r"family 'lvvit' does not take a supervit\.config\.SuperViTConfig; start from .* lvvit_tiny"
+    ):
+        SuperViT(SuperViTConfig(family="lvvit"))

@@ -207,7 +207,7 @@ def test_weight_decay_spares_what_it_should():
     from supervit.train.loop import _make_optimizer
 
     config = load_recipe("digits")
-    model = supervit.SuperViT(config.model)
+    model = supervit.SuperViT(config.model.replace(num_classes=10))
     for decay_positions in (True, False):
         groups = _make_optimizer(model, dataclasses.replace(config, decay_positions=decay_positions)).param_groups
         decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
