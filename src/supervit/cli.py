@@ -14,13 +14,13 @@ from supervit.backbones import variant_config
 from supervit.checkpoints import load
 from supervit.complexity import Complexity
 from supervit.config import Interpolation, Resize, SuperViTConfig
-from supervit.data import DataConfig, EpochLoader, Split, open_dataset
+from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError, SuperViTError
 from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, tabulate
 from supervit.macs import executed_macs, macs
 from supervit.model import SuperViT
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
-from supervit.report import markdown_table, write_report
+from supervit.report import check_plotting, markdown_table, write_report
 from supervit.train import TrainConfig, run_training
 
 
@@ -32,6 +32,8 @@ class Overrides:
     """Attention heads (default: those of the known variant of that width, else 64 channels a head)."""
     grid_sizes: tuple[int, ...] | None = None
     """Grid sizes of the menu, for weights with one position table (default: the paper's, in proportion)."""
+    drop_blocks: tuple[int, ...] | None = None
+    """0-based indices of the blocks that drop tokens (default: 3 6 9)."""
     mean: tuple[float, ...] | None = None
     """Channel means of the normalisation (default: ImageNet's)."""
     std: tuple[float, ...] | None = None
@@ -60,20 +62,12 @@ class Evaluate:
 
     model: tyro.conf.Positional[str]
     """Model directory or weights file (whatever `supervit.load` takes)."""
-    data: Path | None = None
-    """Folder of the data, with val/CLASS/* (not for digits)."""
-    source: str = "image_folder"
-    """Kind of data: image_folder or digits."""
+    data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=64))
+    """The data."""
     split: Split = "val"
     """Part of the data."""
-    class_list: Path | None = None
-    """Text file with one class folder name per line in index order; then folders may be missing."""
     complexities: _Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
-    batch_size: int = 64
-    """Images per batch."""
-    workers: int = 2
-    """Processes that load images."""
     repeats: int = 10
     """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
     device: str = "auto"
@@ -84,21 +78,37 @@ class Evaluate:
 
     def run(self) -> None:
         """Print the table, write the report."""
+        if self.repeats < 0:
+            raise InputError(f"repeats {self.repeats} must be at least 0")
+        if self.out is not None:
+            check_plotting()
         device = pick_device(self.device)
         model = load(self.model, **self.overrides.given()).to(device)
         points = _parse(self.complexities, model.config)
-        data = DataConfig(self.source, self.data, self.class_list, self.batch_size, self.workers)
-        dataset = open_dataset(data, self.split, model.config)
-        if model.config.class_names and tuple(dataset.classes) != model.config.class_names:
-            raise InputError(
-                f"the data's classes ({', '.join(dataset.classes[:5])}, ...) are not the model's "
-                f"({', '.join(model.config.class_names[:5])}, ...); use the data it was trained for, or pass class_list"
-            )
-        accuracies = evaluate(model, EpochLoader(dataset, self.batch_size, self.workers).epoch(), points)
-        throughputs = measure_throughput(model, points, self.batch_size, self.repeats) if self.repeats else None
+        dataset = open_dataset(self.data, self.split, model.config)
+        _check_classes(dataset.classes, model.config)
+        loader = EpochLoader(dataset, self.data.batch_size, self.data.workers)
+        accuracies = evaluate(model, loader.epoch(), points)
+        batch_size = self.data.batch_size
+        throughputs = measure_throughput(model, points, batch_size, self.repeats) if self.repeats else None
         results = tabulate(model.config, points, accuracies, throughputs)
-        context = {"model": self.model, "data": str(self.data or self.source), "split": self.split, "images": len(dataset)}
-        _report(results, self.out, context | {"batch_size": self.batch_size, "repeats": self.repeats, **environment(device)})
+        context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
+        context |= {"images": len(dataset), "batch_size": batch_size, "repeats": self.repeats, **environment(device)}
+        _report(results, self.out, context)
+
+
+def _check_classes(classes: Sequence[str], config: SuperViTConfig) -> None:
+    """Refuse data whose class indices are not the model's."""
+    if config.class_names and tuple(classes) != config.class_names:
+        raise InputError(
+            f"the data's classes ({', '.join(classes[:5])}, ...) are not the model's "
+            f"({', '.join(config.class_names[:5])}, ...); use the data it was trained for, or give --data.class-list"
+        )
+    if len(classes) != config.num_classes:
+        raise InputError(
+            f"the data have {len(classes)} classes, the model {config.num_classes}; give --data.class-list, "
+            "a file with one class folder name per line in the model's order"
+        )
 
 
 @dataclass(frozen=True)

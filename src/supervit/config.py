@@ -75,12 +75,20 @@ class SuperViTConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        self._check_types()
         is_rgb = self.in_chans == 3
         object.__setattr__(self, "mean", self.mean or (IMAGENET_MEAN if is_rgb else (0.5,) * self.in_chans))
         object.__setattr__(self, "std", self.std or (IMAGENET_STD if is_rgb else (0.5,) * self.in_chans))
         object.__setattr__(self, "grid_sizes", self.space.grid_sizes)
         object.__setattr__(self, "keep_rates", self.space.keep_rates)
         self._validate()
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            allowed = (int, float) if kind is float else kind
+            if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+                raise InputError(f"{field.name} {value!r} is not usable; it must be of type {kind.__name__}")
 
     def _validate(self) -> None:
         for name in ("embed_dim", "depth", "num_heads", "patch_size", "in_chans"):
@@ -90,6 +98,11 @@ class SuperViTConfig:
             raise InputError(f"num_classes {self.num_classes} must be at least 1, or 0 for no classifier")
         if self.embed_dim % self.num_heads:
             raise InputError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        for name in ("mlp_ratio", "norm_eps", "residual_divisor"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} {getattr(self, name)!r} must be more than 0")
+        if min(self.std, default=1) <= 0:
+            raise InputError(f"std {self.std!r} must be more than 0 in each channel")
         if not 0 <= self.drop_path_rate < 1:
             raise InputError(f"drop_path_rate {self.drop_path_rate} is not in [0, 1)")
         if not 0 < self.crop_pct <= 1:
@@ -116,6 +129,11 @@ class SuperViTConfig:
     def image_size(self) -> int:
         """Side in pixels of the images of the largest grid: what the model takes without resizing."""
         return self.patch_size * self.grid_sizes[-1]
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of the FFN."""
+        return round(self.embed_dim * self.mlp_ratio)
 
     @property
     def reads_class_token_only(self) -> bool:

@@ -2,7 +2,8 @@
 
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,17 +62,16 @@ def evaluate(
     points = list(dict.fromkeys(complexities or model.config.space))
     device = next(model.parameters()).device
     hits = torch.zeros(len(points), 2, dtype=torch.long, device=device)
-    seen, was_training = 0, model.training
-    model.eval()
-    for images, labels in batches:
-        if len(labels) and int(labels.max()) >= model.num_classes:
-            raise InputError(f"class index {int(labels.max())} in the data, but the model has {model.num_classes} classes")
-        labels = labels.to(device)
-        for row, logits in enumerate(model.forward_paths(images.to(device), points)):
-            is_hit = logits.topk(min(5, model.num_classes), dim=1).indices == labels[:, None]
-            hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
-        seen += len(labels)
-    model.train(was_training)
+    seen = 0
+    with _evaluation_mode(model):
+        for images, labels in batches:
+            if len(labels) and int(labels.max()) >= model.num_classes:
+                raise InputError(f"class index {int(labels.max())} in the data, but the model has {model.num_classes} classes")
+            labels = labels.to(device)
+            for row, logits in enumerate(model.forward_paths(images.to(device), points)):
+                is_hit = logits.topk(min(5, model.num_classes), dim=1).indices == labels[:, None]
+                hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
+            seen += len(labels)
     if not seen:
         raise InputError("no images to evaluate on")
     percent = (100 * hits.cpu().double() / seen).tolist()
@@ -101,15 +101,23 @@ def measure_throughput(
     config, parameter = model.config, next(model.parameters())
     images = torch.randn(batch_size, config.in_chans, config.image_size, config.image_size)
     images = images.to(parameter.device, parameter.dtype)
+    seconds = dict.fromkeys(complexities, 0.0)
+    with _evaluation_mode(model):
+        for repeat in range(-warmup, repeats):
+            for point in seconds:
+                elapsed = time_call(model, images, point)
+                seconds[point] += elapsed if repeat >= 0 else 0.0
+    return {point: batch_size * repeats / total for point, total in seconds.items()}
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
-    seconds = dict.fromkeys(complexities, 0.0)
-    for repeat in range(-warmup, repeats):
-        for point in seconds:
-            elapsed = time_call(model, images, point)
-            seconds[point] += elapsed if repeat >= 0 else 0.0
-    model.train(was_training)
-    return {point: batch_size * repeats / total for point, total in seconds.items()}
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def time_call(model: nn.Module, images: Tensor, *arguments: Complexity) -> float:

@@ -1,5 +1,7 @@
 """The parts of the network: attention that computes only the rows that are read, and the block around it."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 
 from supervit.config import Resize, SuperViTConfig
 from supervit.reducers import Scorer
+
+Projection = Callable[[Tensor], tuple[Tensor, ...]]
 
 _ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU, nearly: 6 MiB of hidden activations at width 384
 
@@ -60,17 +64,35 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         # Parity: the paper's Eq. 5 prints sqrt(D); the released code divides by the root of the head width.
-        self.scale = (dim // num_heads) ** -0.5
+        self.head_dim = dim // num_heads
+        self.scale = self.head_dim**-0.5
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def project(self, tokens: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
-        """Parts first...last - 1 of (query, key, value) of tokens (B, T, D), each (B, H, T, D / H), in one product."""
-        batch, length, dim = tokens.shape
-        rows = slice(first * dim, last * dim)
-        packed = F.linear(tokens, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
-        packed = packed.view(batch, length, last - first, self.num_heads, dim // self.num_heads)
-        return packed.permute(2, 0, 3, 1, 4).unbind(0)
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of tokens (B, T, D), each (B, H, T, D / H), in one product."""
+        query, key, value = self._split_heads(self.qkv(tokens))
+        return query, key, value
+
+    def split_projection(self) -> tuple[Projection, Projection]:
+        """The projections to (query,) and to (key, value), each from tokens (B, T, D) to (B, H, T, D / H)."""
+        if type(self.qkv) is not nn.Linear:  # an adapter or a quantised layer: its own arithmetic counts
+            return (lambda tokens: self.project(tokens)[:1]), (lambda tokens: self.project(tokens)[1:])
+        sizes = [self.qkv.in_features, 2 * self.qkv.in_features]
+        # Cost: one split, however often its parts are used, is one gradient of the packed weight; slices are one each.
+        weights = self.qkv.weight.split(sizes)
+        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
+        query, key_value = (
+            lambda tokens, weight=weight, bias=bias: self._split_heads(F.linear(tokens, weight, bias))
+            for weight, bias in zip(weights, biases, strict=True)
+        )
+        return query, key_value
+
+    def _split_heads(self, packed: Tensor) -> tuple[Tensor, ...]:
+        """Projections side by side (B, T, n D), each as (B, H, T, D / H)."""
+        batch, length, width = packed.shape
+        parts = width // (self.num_heads * self.head_dim)
+        return packed.view(batch, length, parts, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
     def class_attention(self, class_query: Tensor, key: Tensor) -> Tensor:
         """Softmax attention of the class token (B, H, 1, d) to all keys (B, H, T, d), as (B, H, T)."""
@@ -100,7 +122,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.attn = Attention(config.embed_dim, config.num_heads, config.qkv_bias)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.mlp = Mlp(config.embed_dim, int(config.embed_dim * config.mlp_ratio))
+        self.mlp = Mlp(config.embed_dim, config.hidden_dim)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.exact_savings = config.exact_savings
         self.residual_divisor = config.residual_divisor
@@ -126,10 +148,11 @@ class Block(nn.Module):
         """Attention with its residual for the rows that are read: a row needs its own query and all keys, no more."""
         normed, order = self.norm1(tokens), None
         if tokens_out == tokens.shape[1]:
-            query, key, value = self.attn.project(normed, 0, 3)
+            query, key, value = self.attn.project(normed)
         else:
-            key, value = self.attn.project(normed, 1, 3)
-            (query,) = self.attn.project(normed[:, :1], 0, 1)
+            project_query, project_key_value = self.attn.split_projection()
+            key, value = project_key_value(normed)
+            (query,) = project_query(normed[:, :1])
         if tokens_ranked:
             with torch.no_grad():
                 order = self._rank(self.attn.class_attention(query[:, :, :1], key), normed, tokens_ranked)
@@ -139,13 +162,13 @@ class Block(nn.Module):
             assert order is not None
             tokens = take_survivors(tokens, order, tokens_out)
             # Cheaper than gathering the normed rows: the layer norm of a row needs that row alone.
-            (query,) = self.attn.project(self.norm1(tokens), 0, 1)
+            (query,) = project_query(self.norm1(tokens))
         return self._add_residual(tokens, self.attn.attend(query, key, value)), order
 
     def _plain_form(self, tokens: Tensor, tokens_out: int, tokens_ranked: int) -> tuple[Tensor, Tensor | None]:
         """The released arithmetic: the full attention matrix, all rows, selection afterwards."""
         normed, order = self.norm1(tokens), None
-        query, key, value = self.attn.project(normed, 0, 3)
+        query, key, value = self.attn.project(normed)
         attention = ((query * self.attn.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
         tokens = self._add_residual(tokens, self.attn.merge_heads(attention @ value))
         if tokens_ranked:
@@ -164,15 +187,18 @@ class Block(nn.Module):
         Tokens do not meet here, so inference on a CPU takes them a slice at a time: hidden activations that fit the
         cache instead of the largest buffer of the network (measured in `docs/log.md`).
         """
-        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.mlp(self.norm2(tokens))
-        count = round(tokens.shape[0] * tokens.shape[1] / _ROWS_PER_SLICE)
+        count = self._slice_count(tokens)
         if count <= 1:
             return self.mlp(self.norm2(tokens))
         return torch.cat([self.mlp(self.norm2(part)) for part in tokens.flatten(0, 1).chunk(count)]).view_as(tokens)
 
+    def _slice_count(self, tokens: Tensor) -> int:
+        if tokens.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return 1
+        if any(module._forward_hooks for module in self.mlp.modules()):  # a hook should see all tokens at once
+            return 1
+        return round(tokens.shape[0] * tokens.shape[1] / _ROWS_PER_SLICE)
+
     def _add_residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
         branch = self.drop_path(branch)
-        if self.residual_divisor != 1:
-            branch = branch / self.residual_divisor
-        return branch.add_(tokens)  # in place: the branch is nobody else's, and no gradient needs it
+        return tokens + (branch if self.residual_divisor == 1 else branch / self.residual_divisor)

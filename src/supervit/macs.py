@@ -24,7 +24,7 @@ def macs(config: SuperViTConfig, complexity: Complexity | str) -> int:
     total = _stem_macs(config, point.grid_size) + _head_macs(config, blocks[-1].tokens_out)
     for block in blocks:
         attention = 4 * block.tokens_in * dim**2 + 2 * block.tokens_in**2 * dim
-        total += attention + 2 * block.tokens_out * dim * _hidden_dim(config)
+        total += attention + 2 * block.tokens_out * dim * config.hidden_dim
     return total
 
 
@@ -50,7 +50,7 @@ def _steps(branch: Branch) -> Iterator[Step]:
 
 def _step_macs(config: SuperViTConfig, step: Step) -> int:
     dim, tokens, rows = config.embed_dim, step.tokens_in, step.tokens_out
-    ffn = 2 * rows * dim * _hidden_dim(config)
+    ffn = 2 * rows * dim * config.hidden_dim
     if not config.exact_savings:
         return 4 * tokens * dim**2 + 2 * tokens**2 * dim + ffn
     # The class token's query is computed ahead of the ranking, and again among the survivors' queries.
@@ -67,7 +67,3 @@ def _stem_macs(config: SuperViTConfig, grid_size: int) -> int:
 def _head_macs(config: SuperViTConfig, tokens: int) -> int:
     patches_read = 0 if config.reads_class_token_only else tokens - 1
     return (1 + patches_read) * config.embed_dim * config.num_classes
-
-
-def _hidden_dim(config: SuperViTConfig) -> int:
-    return int(config.embed_dim * config.mlp_ratio)

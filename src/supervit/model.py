@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
@@ -100,64 +100,66 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         for table in self.pos_embeds.values():
             nn.init.trunc_normal_(table, std=0.02)
-        self.reset_classifier(config.num_classes)
+        self._make_classifiers()
 
     # --- the method ---------------------------------------------------------------------------------------------
 
-    @overload
-    def forward(self, images: Tensor, complexity: AnyComplexity | None = None) -> Tensor: ...
-    @overload
-    def forward(
-        self, images: Tensor, complexity: AnyComplexity | None = None, *, trace: Literal[True]
-    ) -> tuple[Tensor, Trace]: ...
-    def forward(self, images: Tensor, complexity: AnyComplexity | None = None, *, trace: bool = False) -> Any:
-        """Logits (B, K) at one operating point.
+    # The return type depends on the arguments in ways that overloads cannot tell: a string is a sequence of strings.
+    def forward(self, images: Tensor, complexity: Any = None, *, trace: bool = False) -> Any:
+        """Logits (B, K) at one operating point, or a list of them at several, computing what these share once.
 
         Args:
             images: Normalised images (B, C, S, S), square, of any size with at least one pixel per patch; the model
                 resizes them to `patch_size * grid_size` pixels. S = `config.image_size` is what the released models take.
             complexity: Operating point or its text, such as `"14@0.7"`, trained or not; default: the largest grid, uncut.
+                A list or tuple of them gives a list of logits in the same order, each as it would be alone; stochastic
+                depth draws once for what paths share.
             trace: Whether to also say where every patch went.
 
         Returns:
-            Logits, or logits and `Trace`.
+            Logits, or logits and `Trace`; lists of them where several operating points were asked for.
 
         Raises:
             InputError: images of another shape, or a complexity that does not parse.
         """
-        (encoded,) = self.encode(images, [complexity or self.config.space.largest], trace=trace)
-        logits = self.forward_head(encoded.tokens)
-        return (logits, encoded.trace) if trace else logits
-
-    @overload
-    def forward_paths(self, images: Tensor, complexities: Sequence[AnyComplexity]) -> list[Tensor]: ...
-    @overload
-    def forward_paths(
-        self, images: Tensor, complexities: Sequence[AnyComplexity], *, trace: Literal[True]
-    ) -> tuple[list[Tensor], list[Trace]]: ...
-    def forward_paths(self, images: Tensor, complexities: Sequence[AnyComplexity], *, trace: bool = False) -> Any:
-        """Logits (B, K) at several operating points, in the order asked, computing what they share once.
-
-        Same arguments and errors as `forward`. Each path's logits are those of `forward`; stochastic depth draws once
-        for what paths share.
-        """
-        encoded = self.encode(images, complexities, trace=trace)
+        is_single = complexity is None or isinstance(complexity, Complexity | str)
+        encoded = self.encode(images, [complexity] if is_single else complexity, trace=trace)
         logits = [self.forward_head(path.tokens) for path in encoded]
-        return (logits, [path.trace for path in encoded]) if trace else logits
+        traces = [path.trace for path in encoded]
+        if is_single:
+            return (logits[0], traces[0]) if trace else logits[0]
+        return (logits, traces) if trace else logits
+
+    def forward_paths(self, images: Tensor, complexities: Sequence[AnyComplexity], *, trace: bool = False) -> Any:
+        """Logits at several operating points: `forward` with a list, by a name that says so.
+
+        Called through a wrapper (DistributedDataParallel, `torch.compile`), use `wrapper(images, complexities)` instead:
+        wrappers see `forward` alone.
+        """
+        if isinstance(complexities, Complexity | str):
+            raise InputError(f"forward_paths takes a list of complexities; write [{str(complexities)!r}]")
+        return self(images, complexities, trace=trace)
 
     def encode(
-        self, images: Tensor, complexities: Sequence[AnyComplexity], *, all_tokens: bool = False, trace: bool = False
+        self,
+        images: Tensor,
+        complexities: Sequence[AnyComplexity | None],
+        *,
+        all_tokens: bool = False,
+        trace: bool = False,
     ) -> list[Encoded]:
         """Tokens at several operating points, in the order asked: everything of `forward_paths` but the classifier.
 
         Args:
             images: As in `forward`.
-            complexities: Operating points, not empty.
+            complexities: Operating points, not empty; None is the largest grid, uncut.
             all_tokens: Whether every surviving token is wanted, also where the head reads the class token alone.
             trace: Whether to say where every patch went.
         """
         self._check_images(images)
-        points = [Complexity.of(complexity) for complexity in complexities]
+        points = [self.config.space.largest if point is None else Complexity.of(point) for point in complexities]
+        if not points:
+            raise InputError("no complexities were asked for; name at least one, such as '14'")
         plans = [self.config.plan(point, all_tokens=all_tokens) for point in points]
         encoded: dict[int, Encoded] = {}
         for branch in grow_tree(plans):
@@ -225,7 +227,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
 
     def forward_features(self, images: Tensor, complexity: AnyComplexity | None = None) -> Tensor:
         """Normalised tokens (B, 1 + survivors, D), class token first. Arguments as in `forward`."""
-        (encoded,) = self.encode(images, [complexity or self.config.space.largest], all_tokens=True)
+        (encoded,) = self.encode(images, [complexity], all_tokens=True)
         return encoded.tokens
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
@@ -252,19 +254,19 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
             num_classes: Classes; 0 makes the model return the class token.
             global_pool: Must be None or "token": the class token is what SuperViT pools.
         """
-        if global_pool not in (None, "token"):
-            raise InputError(f"global_pool {global_pool!r} is not available; SuperViT pools the class token ('token')")
-        self.config = self.config.replace(num_classes=num_classes)
-        device, dtype = self.cls_token.device, self.cls_token.dtype
-        dim = self.config.embed_dim
+        check_global_pool(global_pool)
+        self.config = self.config.replace(num_classes=num_classes, class_names=())
+        self._make_classifiers()
 
-        def classifier() -> nn.Module:
-            layer = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-            return layer.apply(_init_weights).to(device, dtype)
-
-        self.head = classifier()
+    def _make_classifiers(self) -> None:
+        self.head = self._classifier()
         if self.config.dense_head:
-            self.aux_head = classifier()
+            self.aux_head = self._classifier()
+
+    def _classifier(self) -> nn.Module:
+        classes = self.config.num_classes
+        classifier = nn.Linear(self.config.embed_dim, classes) if classes else nn.Identity()
+        return classifier.apply(_init_weights).to(self.cls_token.device, self.cls_token.dtype)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizers should not decay, besides biases and norms."""
@@ -290,10 +292,13 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
     def default_cfg(self) -> dict[str, Any]:
         """Input size, normalisation and classifier, in timm's format (`timm.data.resolve_model_data_config`)."""
         config = self.config
+        first_conv = next(name for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
         return {
-            "num_classes": config.num_classes, "input_size": (config.in_chans, config.image_size, config.image_size),
+            "architecture": f"supervit_{config.family}", "num_classes": config.num_classes,
+            "input_size": (config.in_chans, config.image_size, config.image_size),
             "mean": config.mean, "std": config.std, "interpolation": config.interpolation, "crop_pct": config.crop_pct,
-            "fixed_input_size": False, "pool_size": None, "first_conv": "patch_embed.proj", "classifier": "head",
+            "fixed_input_size": False, "pool_size": None, "first_conv": first_conv,
+            "classifier": ("head", "aux_head") if config.dense_head else "head",
         }  # fmt: skip
 
     pretrained_cfg = default_cfg
@@ -335,18 +340,15 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         """
         directory = Path(pretrained_model_name_or_path)
         if not directory.is_dir():
-            for file in (WEIGHTS_FILE, CONFIG_FILE):
-                directory = Path(
-                    hf_hub_download(
-                        str(pretrained_model_name_or_path),
-                        file,
-                        force_download=force_download,
-                        token=token,
-                        cache_dir=cache_dir,
-                        local_files_only=local_files_only,
-                        revision=revision,
-                    )
-                ).parent
+            options: dict[str, Any] = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
+            options |= {"local_files_only": local_files_only, "revision": revision}
+            try:
+                for file in (WEIGHTS_FILE, CONFIG_FILE):
+                    directory = Path(hf_hub_download(str(pretrained_model_name_or_path), file, **options)).parent
+            except (ValueError, OSError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                name = str(pretrained_model_name_or_path)
+                raise InputError(f"{name!r} is neither a directory nor a hub repository to be had ({reason})") from error
         model = cls(config_from_dict(read_config(directory)).replace(**overrides))
         load_state_dict(model, read_safetensors(directory / WEIGHTS_FILE), str(directory))
         return model.eval()
@@ -360,7 +362,13 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def create_model(name: str, img_size: int | None = None, **overrides: Any) -> SuperViT:
+def check_global_pool(global_pool: str | None) -> None:
+    """Refuse a pooling that SuperViT does not have."""
+    if global_pool not in (None, "token"):
+        raise InputError(f"global_pool {global_pool!r} is not available; SuperViT pools the class token ('token')")
+
+
+def create_model(name: str, img_size: int | tuple[int, int] | None = None, **overrides: Any) -> SuperViT:
     """A new model with random weights.
 
     Args:

@@ -10,7 +10,7 @@ from supervit.errors import InputError
 
 
 def path_losses(
-    logits: Sequence[Tensor], complexities: Sequence[Complexity], targets: Tensor, label_smoothing: float = 0.0
+    logits: Sequence[Tensor], complexities: Sequence[Complexity | str], targets: Tensor, label_smoothing: float = 0.0
 ) -> list[Tensor]:
     """The loss of each path; Eq. 10 is their sum.
 
@@ -31,9 +31,10 @@ def path_losses(
     Source: paper section 3.3; released implementation.
     Differs: the paper prints KL(p_gm, p_g1); the direction here is the released one, which its results were made with.
     """
-    uncut = {point: path for point, path in zip(complexities, logits, strict=True) if point.is_uncut}
+    points = [Complexity.of(complexity) for complexity in complexities]
+    uncut = {point: path for point, path in zip(points, logits, strict=True) if point.is_uncut}
     losses = []
-    for point, path in zip(complexities, logits, strict=True):
+    for point, path in zip(points, logits, strict=True):
         if point.is_uncut:
             losses.append(F.cross_entropy(path, targets, label_smoothing=label_smoothing))
         elif point.uncut in uncut:

@@ -1,6 +1,7 @@
 """Tables and plots of operating points."""
 
 import csv
+import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -109,17 +110,22 @@ def pareto_set(results: Sequence[Result]) -> list[Result]:
     return best
 
 
+def check_plotting() -> None:
+    """Refuse to start what would end in a plot that cannot be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("the plot needs matplotlib; pip install 'supervit[plot]'")
+
+
 def plot_tradeoff(results: Sequence[Result], files: Sequence[Path], title: str = "") -> None:
     """Draw top-1 accuracy against MACs: a colour per grid size, a marker per keep rate, the Pareto set connected.
 
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator
-    except ImportError as error:
-        raise InputError("the plot needs matplotlib; pip install 'supervit[plot]'") from error
+    check_plotting()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     measured = [(result.complexity, result.macs, result.top1) for result in results if result.top1 is not None]
     unit, divisor = _unit(results)
     colors = {grid: f"C{i}" for i, grid in enumerate(sorted({point.grid_size for point, _, _ in measured}))}

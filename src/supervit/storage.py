@@ -72,6 +72,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise InputError(f"{str(path)!r} is not JSON ({error}); convert or download the model again") from error
     if not isinstance(values, dict):
         raise InputError(f"{str(path)!r} holds no JSON object; convert or download the model again")
+    if "family" not in values:
+        raise InputError(f"{str(path)!r} is not a SuperViT config; to load another ViT, name its weights file instead")
     return values
 
 

@@ -186,7 +186,13 @@ def test_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message", [("{", "is not JSON"), ("[]", "no JSON object"), ('{"famly": 1}', "unknown SuperViTConfig field 'famly'")]
+    "text, message",
+    [
+        ("{", "is not JSON"),
+        ("[]", "no JSON object"),
+        ('{"hidden_size": 1}', "is not a SuperViT config"),
+        ('{"family": "deit", "dept": 1}', "field 'dept'"),
+    ],
 )
 def test_damaged_config_is_refused(model, tmp_path, text, message):
     model.save(tmp_path)
@@ -214,3 +220,26 @@ def test_loaded_weights_train(model, tmp_path):
     loaded = supervit.load(tmp_path).train()
     loaded(torch.randn(2, 3, 28, 28), "6@0.5").sum().backward()
     assert loaded.cls_token.grad.isfinite().all()
+
+
+def test_our_own_weights_load_as_a_file(model, images, tmp_path):
+    model.save(tmp_path / "model")
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    beside_its_config = supervit.load(tmp_path / "model/model.safetensors")
+    assert beside_its_config.config == model.config
+    for loaded in (beside_its_config, supervit.load(tmp_path / "bare.pth", num_heads=3)):
+        assert torch.equal(loaded(images, "5@0.5"), model(images, "5@0.5"))
+
+
+def test_what_is_no_repository_is_refused_in_one_line():
+    for name in ("/no/such/directory", "a b"):
+        with pytest.raises(InputError, match="is neither a directory nor a hub repository") as error:
+            SuperViT.from_pretrained(name, local_files_only=True)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("hidden", [40, 41])
+def test_any_hidden_width_survives(tmp_path, hidden):
+    model = SuperViT(small_config(mlp_ratio=hidden / 24))
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    assert supervit.load(tmp_path / "weights.pth", num_heads=3).config.hidden_dim == hidden

@@ -27,12 +27,16 @@ def help_text(capsys, *command):
 def test_flags_are_frozen(capsys, monkeypatch):
     """A flag that people use does not change by accident: add or remove one here too, and say so in the changelog."""
     monkeypatch.setenv("COLUMNS", "200")
-    commands = [("evaluate",), ("benchmark",), ("macs",), ("convert",), *(("train", name) for name in recipe_names())]
+
+    def flags(*command):
+        return sorted(set(re.findall(r"--[a-z][a-z0-9.-]*", help_text(capsys, *command))) - {"--help"})
+
     lines = []
-    for command in commands:
-        flags = sorted(set(re.findall(r"--[a-z][a-z0-9.-]*", help_text(capsys, *command))) - {"--help"})
-        lines += [f"{' '.join(command)} {flag}" for flag in flags]
+    for command in (("evaluate",), ("benchmark",), ("macs",), ("convert",), ("train", "digits")):
+        lines += [f"{' '.join(command)} {flag}" for flag in flags(*command)]
     assert lines == FLAGS.read_text().splitlines()
+    for name in recipe_names():
+        assert set(flags("train", "digits")) <= set(flags("train", name))
 
 
 def test_help_lists_the_commands(capsys):
@@ -83,7 +87,7 @@ def test_benchmark_takes_a_variant_name(capsys):
 def test_evaluate_on_digits(capsys, tmp_path):
     model = SuperViT(small_config(in_chans=1, num_classes=10))
     model.save(tmp_path / "model")
-    options = ["--source", "digits", "--workers", "0", "--repeats", "0", "--complexities", "4@0.5", "7"]
+    options = ["--data.name", "digits", "--data.workers", "0", "--repeats", "0", "--complexities", "4@0.5", "7"]
     main(["evaluate", str(tmp_path / "model"), *options, "--out", str(tmp_path / "out")])
     assert "top-1 %" in capsys.readouterr().out
     context = json.loads((tmp_path / "out/results.json").read_text())
@@ -106,7 +110,11 @@ def bad_commands(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "data/val").mkdir(parents=True)
     torch.save({"a": 1}, tmp_path / "bad.pth")
-    model = str(tmp_path / "model")
+    SuperViT(small_config(num_classes=3)).save(tmp_path / "nameless")
+    for name in "abc":
+        (tmp_path / "three/val" / name).mkdir(parents=True)
+        (tmp_path / "three/val" / name / "0.png").write_bytes(b"not an image")
+    model, nameless = str(tmp_path / "model"), str(tmp_path / "nameless")
     return {
         "unknown model": (["macs", "deit_smal"], "did you mean deit_small"),
         "complexity": (["macs", "deit_small", "--complexities", "14@"], "complexity '14@' does not parse"),
@@ -115,18 +123,35 @@ def bad_commands(tmp_path):
         "corrupt file": (["convert", str(tmp_path / "bad.pth"), str(tmp_path / "out")], "holds no weights"),
         "no file": (["convert", "nowhere", str(tmp_path / "out")], "no such file or directory: 'nowhere'"),
         "output": (["convert", model, str(tmp_path / "file/out")], "cannot write to"),
-        "data": (["evaluate", model, "--data", str(tmp_path / "data")], "holds no class folders"),
-        "classes": (["evaluate", model, "--source", "digits"], "the data's classes"),
-        "source": (["evaluate", model, "--source", "digit"], "did you mean digits"),
+        "data": (["evaluate", model, "--data.root", str(tmp_path / "data")], "holds no class folders"),
+        "classes": (["evaluate", model, "--data.name", "digits"], "the data's classes"),
+        "source": (["evaluate", model, "--data.name", "digit"], "did you mean digits"),
         "device": (["benchmark", "deit_tiny", "--device", "gpu"], "device 'gpu' cannot be used"),
         "no root": (["train", "image_folder", "--out", str(tmp_path / "run")], "needs the folder of the data"),
+        "class count": (["evaluate", nameless, "--data.name", "digits"], "the data have 10 classes, the model 3"),
+        "damaged image": (["evaluate", nameless, "--data.root", str(tmp_path / "three"), "--repeats", "0"], "cannot be read"),
+        "policy": (["train", "digits", "--data.auto-augment", "foo"], "auto_augment 'foo' is not a policy"),
+        "mlp ratio": (["train", "digits", "--model.mlp-ratio", "-1"], "mlp_ratio -1.0 must be more than 0"),
+        "weight decay": (["train", "digits", "--weight-decay", "-1"], "weight_decay -1.0 must be at least 0"),
         "epochs": (["train", "digits", "--epochs", "0"], "epochs 0 must be more than 0"),
         "heads": (["train", "digits", "--model.num-heads", "7"], "is not a multiple of num_heads 7"),
     }
 
 
 CASES = ["unknown model", "complexity", "keep rate 0", "keep rate 1.5", "corrupt file", "no file", "output", "data"]
-CASES += ["classes", "source", "device", "no root", "epochs", "heads"]
+CASES += [
+    "class count",
+    "damaged image",
+    "policy",
+    "mlp ratio",
+    "weight decay",
+    "classes",
+    "source",
+    "device",
+    "no root",
+    "epochs",
+    "heads",
+]
 
 
 @pytest.mark.parametrize("case", CASES)

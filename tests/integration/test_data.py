@@ -35,7 +35,7 @@ def config(root=None, **options):
 
 
 def test_every_source_is_known():
-    assert plugin_names(supervit.data) == ["digits", "image_folder"]
+    assert {"digits", "image_folder"} <= set(plugin_names(supervit.data))
     with pytest.raises(InputError, match="unknown data 'digit'; did you mean digits"):
         open_dataset(DataConfig("digit"), "val", RGB)
 
@@ -84,6 +84,29 @@ def test_folders_of_any_mode_are_read(tmp_path):
             write_image(path, mode=mode)
     dataset = open_dataset(config(tmp_path), "val", RGB)
     assert [dataset[index][0].shape for index in range(6)] == [(3, 28, 28)] * 6
+
+
+def test_16_bit_images_are_scaled_not_clipped(tmp_path):
+    (tmp_path / "val/a").mkdir(parents=True)
+    Image.fromarray(np.full((30, 30), 32896, dtype=np.uint16)).save(tmp_path / "val/a/0.png")
+    image, _ = open_dataset(config(tmp_path), "val", small_config(in_chans=1, mean=(0.5,), std=(0.5,)))[0]
+    assert image.mean().item() == pytest.approx(0.0, abs=0.01)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    (tmp_path / "val/a").mkdir(parents=True)
+    Image.fromarray(np.zeros((30, 30), dtype=np.float32)).save(tmp_path / "val/a/0.tiff")
+    with pytest.raises(InputError, match="no known range"):
+        open_dataset(config(tmp_path), "val", RGB)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_in_one_line(folder, workers):
+    (folder / "val/cat/1.png").write_bytes(b"garbage")
+    dataset = open_dataset(config(folder), "val", RGB)
+    with pytest.raises(InputError, match=r"image '.*cat/1\.png' cannot be read .*; remove or replace it") as error:
+        list(EpochLoader(dataset, 4, workers).epoch())
+    assert "\n" not in str(error.value)
 
 
 def test_class_indices_are_those_of_train(folder):
@@ -156,7 +179,7 @@ def test_loader_settings_are_checked(values):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_a_function_of_seed_and_epoch(folder, workers):
-    dataset = open_dataset(config(folder, hflip=0.5), "train", RGB)
+    dataset = open_dataset(config(folder), "train", RGB, augmentation=config(folder, hflip=0.5, auto_augment=None))
 
     def epoch(seed, number):
         return torch.cat([images for images, _ in EpochLoader(dataset, 3, workers, seed).epoch(number)])

@@ -119,7 +119,7 @@ def test_another_run_is_never_written_over(finished):
     with pytest.raises(InputError, match="holds a run already; resume it"):
         run_training(tiny_run(out))
     with pytest.raises(InputError, match="was started with another lr, seed; resume needs the same"):
-        run_training(tiny_run(out, resume=True, lr=5.0, seed=4))
+        run_training(tiny_run(out, resume=True, lr=5.0, seed=4, log_every=7, keep_checkpoints=5))
     assert (out / "log.jsonl").read_text() == before
 
 
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     calls: list[int] = []
     monkeypatch.setattr(loop, "path_losses", broken_in_the_second_epoch)
-    with pytest.raises(TrainingError, match=r"not finite in the steps up to 5 \(epoch 2, .*; lower lr .*kept: .*epoch-0001"):
+    with pytest.raises(TrainingError, match=r"not finite in the steps up to 5 \(epoch 2, .*; lower lr .*--init .*epoch-0001"):
         run_training(tiny_run(tmp_path))
     (kept,) = checkpoints(tmp_path)
     assert all(value.isfinite().all() for value in supervit.load(kept).state_dict().values())
@@ -153,6 +153,51 @@ def test_a_first_epoch_that_is_not_finite_leaves_no_checkpoint(tmp_path):
     with pytest.raises(TrainingError, match="there is no checkpoint yet"):
         run_training(tiny_run(tmp_path, lr=1e30))
     assert checkpoints(tmp_path) == []
+
+
+def test_weights_broken_by_the_last_update_are_not_saved(tmp_path, monkeypatch):
+    """The loss is finite, the gradient is not: only the weights show it before the next step."""
+    from supervit.train import loop
+
+    original = loop._Run._update
+
+    def broken_in_the_last_step(self, images, labels, paths, step):
+        losses = original(self, images, labels, paths, step)
+        if step == 5:
+            with torch.no_grad():
+                self.model.norm.weight[0] = float("inf")
+        return losses
+
+    monkeypatch.setattr(loop._Run, "_update", broken_in_the_last_step)
+    with pytest.raises(
+        TrainingError, match=r"the weights are not finite in the steps up to 5 \(epoch 2, .*--init .*epoch-0001"
+    ):
+        run_training(tiny_run(tmp_path, keep_checkpoints=1))
+    assert [path.name for path in checkpoints(tmp_path)] == ["epoch-0001"]
+
+
+def test_a_run_starts_from_given_weights(finished, tmp_path):
+    out, _ = finished
+    config = tiny_run(tmp_path / "run", epochs=1, lr=1e-12, warmup_lr=0.0, min_lr=0.0, init=str(out / "model"))
+    run_training(config)
+    for name, value in weights(out).items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, atol=1e-6, rtol=0)
+    other = supervit.load(out / "model")
+    other.reset_classifier(3)
+    other.save(tmp_path / "other")
+    run_training(dataclasses.replace(config, out=tmp_path / "new_head", init=str(tmp_path / "other")))
+    assert supervit.load(tmp_path / "new_head/model").num_classes == 10
+
+
+def test_images_per_s_can_be_left_out(tmp_path):
+    results = run_training(tiny_run(tmp_path, epochs=1, throughput_repeats=0))
+    assert all(result.throughput_ips is None for result in results)
+
+
+def test_a_finished_run_can_be_reported_again(finished):
+    out, results = finished
+    again = run_training(tiny_run(out, resume=True, throughput_repeats=0))
+    assert [result.top1 for result in again] == [result.top1 for result in results]
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):

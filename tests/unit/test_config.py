@@ -31,6 +31,11 @@ def test_another_class_count_forgets_the_class_names():
     [
         ({"depth": 0}, "depth 0 must be at least 1"),
         ({"num_classes": -1}, "num_classes -1"),
+        ({"embed_dim": "24"}, "embed_dim '24' is not usable; it must be of type int"),
+        ({"grid_sizes": 14}, "grid_sizes 14 is not usable; it must be of type tuple"),
+        ({"depth": True}, "depth True is not usable"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio -1.0 must be more than 0"),
+        ({"std": (0.0, 1.0, 1.0)}, "std .* must be more than 0"),
         ({"num_heads": 5}, "embed_dim 384 is not a multiple of num_heads 5"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate 1.0 is not in \[0, 1\)"),
         ({"crop_pct": 0}, "crop_pct 0"),
@@ -64,7 +69,7 @@ def test_image_size_scales_the_menu():
     assert variant_config("deit_small", img_size=32).grid_sizes == (2,)
     assert scaled_grid_sizes((8, 10, 12, 14), 7) == (4, 5, 6, 7)
     for size in (0, 16, 225):
-        with pytest.raises(InputError, match=f"img_size {size} must be a multiple of patch_size 16"):
+        with pytest.raises(InputError, match=f"img_size {size} must be one side, a multiple of patch_size 16"):
             variant_config("deit_small", img_size=size)
 
 

@@ -79,7 +79,7 @@ def test_trace_follows_the_class_attention(images):
     for block in model.blocks[:3]:
         tokens, _ = block(tokens, 50)
     attention = model.blocks[3].attn
-    query, key, _ = attention.project(model.blocks[3].norm1(tokens), 0, 3)
+    query, key, _ = attention.project(model.blocks[3].norm1(tokens))
     scores = (query @ key.transpose(-2, -1) * 8**-0.5).softmax(-1)[:, :, 0, 1:].mean(1)
     _, trace = model(images, "7@0.5", trace=True)
     expected = scores.argsort(dim=1)[:, : 49 - 25].sort(dim=1).values
@@ -188,3 +188,20 @@ def test_the_uncut_path_runs_no_ranking(model, images):
     model(images, "7@0.5")
     assert calls == [(2, 3, 50)]
     assert uncut.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("complexity, message", [("", "complexity '' does not parse"), ([], "no complexities were asked for")])
+def test_asking_for_nothing_is_refused(model, images, complexity, message):
+    with pytest.raises(InputError, match=message):
+        model(images, complexity)
+
+
+def test_one_text_is_not_a_list_of_paths(model, images):
+    with pytest.raises(InputError, match=r"forward_paths takes a list of complexities; write \['14'\]"):
+        model.forward_paths(images, "14")
+
+
+def test_forward_takes_a_list_too(model, images):
+    logits, traces = model(images, ["7", "4@0.5"], trace=True)
+    assert torch.equal(logits[1], model(images, ["7", "4@0.5"])[1])
+    assert traces[1].grid_size == 4

@@ -27,12 +27,12 @@ def variant_names() -> list[str]:
     return [variant for family in plugin_names(sys.modules[__name__]) for variant in load_family(family).VARIANTS]
 
 
-def variant_config(name: str, img_size: int | None = None, **overrides: Any) -> SuperViTConfig:
+def variant_config(name: str, img_size: int | tuple[int, int] | None = None, **overrides: Any) -> SuperViTConfig:
     """The config of a known variant.
 
     Args:
         name: Variant, such as `deit_small`.
-        img_size: Image side in pixels, a multiple of the patch size: scales the grid sizes of the menu.
+        img_size: Image side in pixels (or a square's two), a multiple of the patch size: scales the grid sizes of the menu.
         overrides: Fields of the config that differ from the variant's.
 
     Raises:
@@ -46,10 +46,14 @@ def variant_config(name: str, img_size: int | None = None, **overrides: Any) -> 
     raise unknown_name("model", name, variant_names())
 
 
-def _at_image_size(config: SuperViTConfig, img_size: int) -> SuperViTConfig:
-    if img_size < 2 * config.patch_size or img_size % config.patch_size:
-        raise InputError(f"img_size {img_size} must be a multiple of patch_size {config.patch_size}, at least two patches")
-    return config.replace(grid_sizes=scaled_grid_sizes(config.grid_sizes, img_size // config.patch_size))
+def _at_image_size(config: SuperViTConfig, img_size: int | tuple[int, int]) -> SuperViTConfig:
+    sides = {img_size} if isinstance(img_size, int) else set(img_size)
+    side = sides.pop()
+    if sides or side < 2 * config.patch_size or side % config.patch_size:
+        raise InputError(
+            f"img_size {img_size} must be one side, a multiple of patch_size {config.patch_size}, at least two patches"
+        )
+    return config.replace(grid_sizes=scaled_grid_sizes(config.grid_sizes, side // config.patch_size))
 
 
 def scaled_grid_sizes(grid_sizes: tuple[int, ...], largest: int) -> tuple[int, ...]:

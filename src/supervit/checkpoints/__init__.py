@@ -18,7 +18,7 @@ from torch import Tensor
 from supervit.errors import InputError
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.storage import load_state_dict, read_safetensors
+from supervit.storage import WEIGHTS_FILE, load_state_dict, read_config, read_safetensors
 
 _CONTAINERS = ("state_dict_ema", "model", "state_dict")  # what a training file calls its weights, the preferred first
 
@@ -43,6 +43,8 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
         return SuperViT.from_pretrained(path, **overrides)
     if not path.is_file():
         raise InputError(f"no such file or directory: {str(source)!r} (for a hub repository use SuperViT.from_pretrained)")
+    if path.name == WEIGHTS_FILE and _has_our_config(path.parent):
+        return SuperViT.from_pretrained(path.parent, **overrides)
     state_dict = read_state_dict(path)
     known = plugin_names(sys.modules[__name__])
     for name in known:
@@ -54,6 +56,13 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
             return model.eval()
     names = ", ".join(sorted(state_dict)[:4])
     raise InputError(f"the weights of {str(source)!r} ({names}, ...) are of no known format; known: {', '.join(known)}")
+
+
+def _has_our_config(directory: Path) -> bool:
+    try:
+        return bool(read_config(directory))
+    except InputError:
+        return False
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

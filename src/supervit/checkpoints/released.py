@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from supervit.checkpoints._shapes import grid_of_table, infer_config
+from supervit.checkpoints.native import family_of
 from supervit.config import SuperViTConfig
 
 _TABLES = "pos_embed_list."
@@ -21,5 +22,4 @@ def convert(state_dict: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> t
     weights = {
         f"pos_embeds.{grid_of_table(value)}" if key.startswith(_TABLES) else key: value for key, value in state_dict.items()
     }
-    family = "lvvit" if "patch_embed.conv1.weight" in weights else "deit"
-    return infer_config(weights, family, overrides), weights
+    return infer_config(weights, family_of(weights), overrides), weights

@@ -37,8 +37,8 @@ class ImageDataset(Protocol):
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Where images come from, how they are batched and augmented."""
+class SourceConfig:
+    """Where images come from and how they are batched."""
 
     name: str = "image_folder"
     """Source: the name of a file in `supervit/data`, such as image_folder or digits."""
@@ -50,6 +50,16 @@ class DataConfig:
     """Images per step."""
     workers: int = 2
     """Processes that load images; 0 loads in the main process."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise InputError(f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0")
+
+
+@dataclass(frozen=True)
+class DataConfig(SourceConfig):
+    """A source and its augmentation in training."""
+
     scale: tuple[float, float] = (0.08, 1.0)
     """Training: area of the random crop, as a share of the image."""
     ratio: tuple[float, float] = (0.75, 1.3333)
@@ -61,24 +71,28 @@ class DataConfig:
     random_erasing: float = 0.25
     """Training: probability of erasing a box (per pixel noise)."""
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.workers < 0:
-            raise InputError(f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0")
 
-
-def open_dataset(config: DataConfig, split: Split, model: SuperViTConfig) -> ImageDataset:
-    """A split as normalised images (C, S, S) of a model's size and channels: augmented for training, else centre crops.
+def open_dataset(
+    config: SourceConfig, split: Split, model: SuperViTConfig, augmentation: DataConfig | None = None
+) -> ImageDataset:
+    """A split as normalised images (C, S, S) of a model's size and channels: centre crops, or augmented.
 
     Raises:
-        InputError: unknown source, or data missing or inconsistent.
+        InputError: unknown source, data missing or inconsistent, or an augmentation that does not exist.
     """
-    dataset: ImageDataset = load_plugin(sys.modules[__name__], config.name).open_split(
-        config, split, _transform(config, split, model)
-    )
+    try:
+        transform = _transform(model, augmentation)
+    except (AssertionError, ValueError, KeyError) as error:  # timm's answers to policies that it does not know
+        if isinstance(error, InputError) or augmentation is None:
+            raise
+        raise InputError(
+            f"auto_augment {augmentation.auto_augment!r} is not a policy of timm ({error}); use None or such as rand-m9-mstd0.5"
+        ) from error
+    dataset: ImageDataset = load_plugin(sys.modules[__name__], config.name).open_split(config, split, transform)
     return dataset
 
 
-def _transform(config: DataConfig, split: Split, model: SuperViTConfig) -> Transform:
+def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> Transform:
     modes = {1: "L", 3: "RGB"}
     if model.in_chans not in modes:
         raise InputError(f"image files cannot give in_chans={model.in_chans}; use 1 (grey) or 3 (RGB)")
@@ -88,16 +102,16 @@ def _transform(config: DataConfig, split: Split, model: SuperViTConfig) -> Trans
         "std": model.std,
         "interpolation": model.interpolation,
     }
-    if split == "train":
+    if augmentation is not None:
         transform = create_transform(
             **common,
             is_training=True,
-            scale=config.scale,
-            ratio=config.ratio,
-            hflip=config.hflip,
+            scale=augmentation.scale,
+            ratio=augmentation.ratio,
+            hflip=augmentation.hflip,
             color_jitter=None,
-            auto_augment=config.auto_augment,
-            re_prob=config.random_erasing,
+            auto_augment=augmentation.auto_augment,
+            re_prob=augmentation.random_erasing,
             re_mode="pixel",
         )
     else:
@@ -113,7 +127,16 @@ class _InMode:
     transform: Transform
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return self.transform(image.convert(self.mode))
+        return self.transform(_to_8_bits(image).convert(self.mode))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel; Pillow's own conversion of 16-bit images clips instead of scaling."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise InputError("an image of floating-point values has no known range; save it with 8 or 16 bits a channel")
+    return image
 
 
 class EpochLoader:
@@ -148,7 +171,10 @@ class EpochLoader:
         if self.seed is not None:
             seed_everything(self.seed, epoch)
             self.generator.manual_seed(_mix(self.seed, epoch))
-        return iter(self.loader)
+        try:
+            yield from self.loader
+        except InputError as error:  # a worker process adds its traceback to the message
+            raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:

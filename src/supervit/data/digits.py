@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from supervit.data import DataConfig, Split, Transform
+from supervit.data import SourceConfig, Split, Transform
 from supervit.errors import InputError
 
 _HELD_OUT = 5  # every fifth image is held out: 360 of 1,797, near 36 of each class
@@ -32,7 +32,7 @@ class Digits:
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def open_split(config: DataConfig, split: Split, transform: Transform) -> Digits:
+def open_split(config: SourceConfig, split: Split, transform: Transform) -> Digits:
     """The 1,437 training or 360 held-out images."""
     if config.root or config.class_list:
         raise InputError("the digits ship with scikit-learn; leave out root and class_list, or use name=image_folder")

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from supervit.data import DataConfig, Split, Transform
+from supervit.data import SourceConfig, Split, Transform
 from supervit.errors import InputError
 
 
@@ -21,7 +21,7 @@ class _ListedImageFolder(ImageFolder):
         return self._names, {name: index for index, name in enumerate(self._names)}
 
 
-def open_split(config: DataConfig, split: Split, transform: Transform) -> ImageFolder:
+def open_split(config: SourceConfig, split: Split, transform: Transform) -> ImageFolder:
     """The images of ROOT/SPLIT.
 
     Class indices are those of `class_list`, else of the sorted folders of train/ (of val/ where there is no train/).
@@ -30,7 +30,10 @@ def open_split(config: DataConfig, split: Split, transform: Transform) -> ImageF
         InputError: no root; a folder missing, empty or not in the list; a class that only one split has.
     """
     if config.root is None:
-        raise InputError("image_folder needs the folder of the data: root (with train/CLASS/* and val/CLASS/*)")
+        raise InputError(
+            "image_folder needs the folder of the data, --data.root (with train/CLASS/* and val/CLASS/*); "
+            "for the digits: --data.name digits"
+        )
     folder = config.root / split
     found = _class_folders(folder)
     if config.class_list is not None:
@@ -68,18 +71,20 @@ def _class_folders(folder: Path) -> list[str]:
 def _read_list(path: Path) -> list[str]:
     try:
         names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"cannot read class_list {str(path)!r} ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read class_list {str(path)!r} ({error})") from error
     if not names or len(set(names)) != len(names):
         raise InputError(f"class_list {str(path)!r} must hold one class folder name per line, each once")
     return names
 
 
 def _read_image(path: str) -> Image.Image:
-    with open(path, "rb") as file:  # noqa: PTH123 - torchvision hands over a string
-        image = Image.open(file)
-        image.load()
-    return image
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {path!r} cannot be read ({error}); remove or replace it") from error
 
 
 def _some(names: list[str]) -> str:

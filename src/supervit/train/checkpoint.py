@@ -37,7 +37,7 @@ def write_checkpoint(run: Path, epoch: int, model: SuperViT, state: dict[str, An
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("epoch-*"))
+    return sorted((run / "checkpoints").glob("epoch-*"), key=lambda path: int(path.name.removeprefix("epoch-")))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

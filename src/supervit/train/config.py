@@ -9,6 +9,11 @@ from supervit.config import SuperViTConfig
 from supervit.data import DataConfig
 from supervit.errors import InputError
 
+_NO_TRAJECTORY = {
+    "out", "resume", "device", "log_every", "save_every", "eval_every", "keep_checkpoints",
+    "throughput_batch_size", "throughput_repeats", "data.root", "data.class_list", "data.workers",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -20,6 +25,8 @@ class TrainConfig:
     """The data."""
     out: Path = Path("runs/train")
     """Directory of the run: checkpoints, log, final model, table and plot."""
+    init: str | None = None
+    """Weights to start from, whatever `supervit.load` takes: they must fit `model`, but for the classifier."""
     resume: bool = False
     """Go on from the newest checkpoint in `out` (start anew if there is none)."""
     seed: int = 0
@@ -47,7 +54,7 @@ class TrainConfig:
     all_paths: bool = False
     """Run all operating points in each step instead of the sampled four."""
     ema_decay: float | None = None
-    """Decay per step of the averaged weights, which are then evaluated and kept as the model; None for no average."""
+    """Decay of the averaged weights (less in the first steps), which are then evaluated and kept as the model; or None."""
     log_every: int = 50
     """Steps between log entries and checks that the loss is finite."""
     save_every: int = 1
@@ -59,13 +66,16 @@ class TrainConfig:
     throughput_batch_size: int = 64
     """Images per batch when images/s are measured at the end (paper: 512)."""
     throughput_repeats: int = 10
-    """Timed batches per operating point at the end (paper: 50)."""
+    """Timed batches per operating point at the end (paper: 50); 0 leaves images/s out."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "lr", "log_every", "save_every", "eval_every", "keep_checkpoints")
+        positive = ("epochs", "lr", "log_every", "save_every", "eval_every", "keep_checkpoints", "throughput_batch_size")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} {getattr(self, name)!r} must be more than 0")
+        for name in ("min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "throughput_repeats"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} {getattr(self, name)!r} must be at least 0")
         if not 0 <= self.label_smoothing <= 1:
             raise InputError(f"label_smoothing {self.label_smoothing} is not in [0, 1]")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
@@ -84,3 +94,10 @@ class TrainConfig:
             return list(value) if isinstance(value, tuple) else value
 
         return {key: plain(value) for key, value in dataclasses.asdict(self).items()}
+
+    def trajectory(self) -> dict[str, Any]:
+        """The fields that decide where a run ends, by dotted name; the others may change when it is resumed."""
+        flat: dict[str, Any] = {}
+        for key, value in self.to_dict().items():
+            flat |= {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        return {key: value for key, value in flat.items() if key not in _NO_TRAJECTORY}

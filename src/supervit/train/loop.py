@@ -14,6 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from supervit.checkpoints import load
 from supervit.complexity import Complexity, sample_paths
 from supervit.config import SuperViTConfig
 from supervit.data import EpochLoader, open_dataset, seed_everything
@@ -21,8 +22,8 @@ from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, pick_device, tabulate
 from supervit.model import SuperViT
 from supervit.objective import path_losses
-from supervit.report import write_report
-from supervit.storage import make_directory, write_text
+from supervit.report import check_plotting, write_report
+from supervit.storage import load_state_dict, make_directory, write_text
 from supervit.train.checkpoint import checkpoints, read_state, write_checkpoint
 from supervit.train.config import TrainConfig
 
@@ -40,6 +41,7 @@ def run_training(config: TrainConfig) -> list[Result]:
         InputError: the config, the data or the output directory cannot be used.
         TrainingError: the loss is no longer finite; the newest good checkpoint is kept.
     """
+    check_plotting()
     make_directory(config.out)
     run = _Run(config)
     run.train()
@@ -51,17 +53,20 @@ class _Run:
 
     def __init__(self, config: TrainConfig):
         self.device = pick_device(config.device)
-        train_set = open_dataset(config.data, "train", config.model)
+        train_set = open_dataset(config.data, "train", config.model, augmentation=config.data)
         val_set = open_dataset(config.data, "val", config.model)
         self.config = config = replace(config, model=_with_classes(config.model, train_set.classes))
         self.train_loader = EpochLoader(train_set, config.data.batch_size, config.data.workers, config.seed)
         self.val_loader = EpochLoader(val_set, config.data.batch_size, config.data.workers)
         seed_everything(config.seed)
         self.model = SuperViT(config.model).to(self.device)
+        if config.init is not None:
+            _start_from(self.model, config.init)
         self.optimizer = _make_optimizer(self.model, config)
         self.scheduler = _make_scheduler(self.optimizer, config, len(self.train_loader))
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay is not None else None
         self.epoch = 0
+        self.accuracies: dict[Complexity, Accuracy] = {}  # of the newest evaluation
         self._open_directory()
         self.log = RunLog(config.out / "log.jsonl")
 
@@ -81,7 +86,7 @@ class _Run:
         path = self.config.out / "train_config.json"
         if found and not self.config.resume:
             raise InputError(f"{str(self.config.out)!r} holds a run already; resume it (--resume) or name another directory")
-        wanted = {key: value for key, value in self.config.to_dict().items() if key not in ("out", "resume", "device")}
+        wanted = self.config.trajectory()
         if found:
             before = json.loads(path.read_text())
             if differing := sorted(key for key in wanted if wanted[key] != before.get(key)):
@@ -112,20 +117,22 @@ class _Run:
                     self._save()
                 if is_last or self.epoch % self.config.eval_every == 0:
                     self._evaluate_epoch()
+        if not self.accuracies:  # resumed after the last epoch
+            self._evaluate_epoch()
 
     def _train_epoch(self, bar: "tqdm[Any]") -> None:
         self.model.train()
-        window = _Window(self.config.data.batch_size)
+        window = _Window()
         start = self.step
         for index, (images, labels) in enumerate(self.train_loader.epoch(self.epoch)):
             step = start + index
             self.scheduler.step_update(step)
             paths = self._paths(step)
-            window.add(paths, self._update(images.to(self.device), labels.to(self.device), paths, step))
+            window.add(len(labels), paths, self._update(images.to(self.device), labels.to(self.device), paths, step))
             bar.update()
             if (step + 1) % self.config.log_every == 0 or index + 1 == len(self.train_loader):
                 self._log_window(window, step, bar)
-                window = _Window(self.config.data.batch_size)
+                window = _Window()
 
     def _paths(self, step: int) -> tuple[Complexity, ...]:
         space = self.config.model.space
@@ -133,7 +140,7 @@ class _Run:
 
     def _update(self, images: Tensor, labels: Tensor, paths: tuple[Complexity, ...], step: int) -> Tensor:
         """One step; the losses of the paths, detached."""
-        losses = torch.stack(path_losses(self.model.forward_paths(images, paths), paths, labels, self.config.label_smoothing))
+        losses = torch.stack(path_losses(self.model(images, paths), paths, labels, self.config.label_smoothing))
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         if self.config.clip_grad is not None:
@@ -146,12 +153,7 @@ class _Run:
     def _log_window(self, window: "_Window", step: int, bar: "tqdm[Any]") -> None:
         losses = window.mean_losses()
         if bad := [str(path) for path, loss in losses.items() if not math.isfinite(loss)]:
-            kept = checkpoints(self.config.out)
-            raise TrainingError(
-                f"the loss of {', '.join(bad)} is not finite in the steps up to {step} (epoch {self.epoch + 1}, learning rate "
-                f"{self._lr():.3g}); lower lr or set clip_grad; "
-                + (f"kept: {kept[-1]}" if kept else "there is no checkpoint yet")
-            )
+            raise self._diverged(f"the loss of {', '.join(bad)} is", step)
         total = window.mean_total()
         bar.set_postfix(epoch=self.epoch + 1, loss=f"{total:.3f}", images_per_s=f"{window.throughput_ips():.0f}")
         self.log.write(
@@ -159,10 +161,23 @@ class _Run:
             losses={str(path): loss for path, loss in losses.items()},
         )  # fmt: skip
 
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        kept = checkpoints(self.config.out)
+        hint = f"start anew from the last good weights: --init {kept[-1]}" if kept else "there is no checkpoint yet"
+        return TrainingError(
+            f"{what} not finite in the steps up to {step} (epoch {self.epoch + 1}, learning rate {self._lr():.3g}); "
+            f"lower lr or set clip_grad; {hint}"
+        )
+
     def _lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def _save(self) -> None:
+        """Write a checkpoint, unless the last update broke the weights: the loss shows that a step later."""
+        for module in {self.model, self.evaluated_model}:
+            if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
+                self.epoch -= 1
+                raise self._diverged("the weights are", self.step + len(self.train_loader) - 1)
         state = {
             "epoch": self.epoch,
             "optimizer": self.optimizer.state_dict(),
@@ -170,8 +185,8 @@ class _Run:
         }
         write_checkpoint(self.config.out, self.epoch, self.model, state, self.config.keep_checkpoints)
 
-    def _evaluate_epoch(self) -> dict[Complexity, Accuracy]:
-        accuracies = evaluate(self.evaluated_model, self.val_loader.epoch())
+    def _evaluate_epoch(self) -> None:
+        self.accuracies = accuracies = evaluate(self.evaluated_model, self.val_loader.epoch())
         top1 = {str(point): accuracy.top1 for point, accuracy in accuracies.items()}
         self.log.write(event="evaluate", epoch=self.epoch, top1=top1)
         largest = self.config.model.space.largest
@@ -179,15 +194,14 @@ class _Run:
             f"epoch {self.epoch}/{self.config.epochs}: top-1 {accuracies[largest].top1:.2f} % at {largest}, "
             f"{min(top1.values()):.2f} % at the worst operating point"
         )
-        return accuracies
 
     def finish(self) -> list[Result]:
         """Write the final model, measure it, write table and plot."""
         model, config = self.evaluated_model, self.config
         model.save(config.out / "model")
-        accuracies = evaluate(model, self.val_loader.epoch())
-        points = list(config.model.space)
-        throughputs = measure_throughput(model, points, config.throughput_batch_size, config.throughput_repeats)
+        points, accuracies, throughputs = list(config.model.space), self.accuracies, None
+        if config.throughput_repeats:
+            throughputs = measure_throughput(model, points, config.throughput_batch_size, config.throughput_repeats)
         results = tabulate(config.model, points, accuracies, throughputs)
         images = next(iter(accuracies.values())).images
         context = {"model": str(config.out / "model"), "data": config.data.name, "images": images, **environment(self.device)}
@@ -198,13 +212,14 @@ class _Run:
 class _Window:
     """Losses and time of the steps since the last log entry; kept on the device until they are read."""
 
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
+    def __init__(self) -> None:
+        self.images = 0
         self.start = time.perf_counter()
         self.totals: list[Tensor] = []
         self.losses: dict[Complexity, list[Tensor]] = {}
 
-    def add(self, paths: tuple[Complexity, ...], losses: Tensor) -> None:
+    def add(self, images: int, paths: tuple[Complexity, ...], losses: Tensor) -> None:
+        self.images += images
         self.totals.append(losses.sum())
         for path, loss in zip(paths, losses.unbind(), strict=True):
             self.losses.setdefault(path, []).append(loss)
@@ -216,7 +231,7 @@ class _Window:
         return float(torch.stack(self.totals).mean())
 
     def throughput_ips(self) -> float:
-        return self.batch_size * len(self.totals) / (time.perf_counter() - self.start)
+        return self.images / (time.perf_counter() - self.start)
 
 
 class RunLog:
@@ -235,6 +250,21 @@ def _with_classes(model: SuperViTConfig, classes: list[str]) -> SuperViTConfig:
     if model.num_classes not in (0, len(classes)):
         raise InputError(f"num_classes {model.num_classes}, but the data have {len(classes)} classes; leave num_classes at 0")
     return model.replace(num_classes=len(classes)).replace(class_names=tuple(classes))
+
+
+def _start_from(model: SuperViT, source: str) -> None:
+    """Fill a model with the weights of a file or directory; a classifier for other classes keeps its fresh start."""
+    config = model.config
+    told = {
+        name: getattr(config, name) for name in ("num_heads", "grid_sizes", "keep_rates", "drop_blocks", "residual_divisor")
+    }
+    loaded = load(source, **told)
+    state = loaded.state_dict()
+    if loaded.num_classes != config.num_classes:
+        classifiers = ("head.", "aux_head.")
+        state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
+        state |= {key: value for key, value in model.state_dict().items() if key.startswith(classifiers)}
+    load_state_dict(model, state, source)
 
 
 def _make_optimizer(model: SuperViT, config: TrainConfig) -> torch.optim.Optimizer:
