@@ -1,14 +1,15 @@
 """Does speed follow cost? Every operating point of DeiT-S against timm's `deit_small_patch16_224`, same weights, same process.
 
 The bar: the uncut 14x14 point at least 1.04 times as fast as timm (it computes 7 % less for the same output), each other
-point at least 0.95 * (timm's MACs / its MACs) times. All models take turns, a batch each; reported is the ratio of the
-medians, with the quartiles of the ratio within the turns as its spread.
+point at least 0.95 * (timm's MACs / its MACs) times. All models take turns, a batch each, in random order; reported is
+the ratio of the medians, with the quartiles of the ratio within the turns as its spread.
 
     python benchmarks/speed_follows_cost.py --batch-size 16 --repeats 20 --threads 2
 """
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 import supervit
+from supervit import Complexity
 from supervit.evaluate import environment, time_call
 from supervit.macs import macs
 from supervit.storage import write_text
@@ -41,13 +43,14 @@ def main() -> None:
     points = list(model.config.space)
     images = torch.randn(options.batch_size, 3, 224, 224)
     seconds: dict[str, list[float]] = {"timm": [], **{str(point): [] for point in points}}
+    order = random.Random(0)
     with torch.inference_mode():
         difference = (model(images) - reference(images)).abs().max().item()
         for repeat in range(-options.warmup, options.repeats):
-            turn = {"timm": time_call(reference, images)} | {str(p): time_call(model, images, p) for p in points}
-            if repeat >= 0:
-                for name, value in turn.items():
-                    seconds[name].append(value)
+            for name in order.sample(list(seconds), len(seconds)):
+                elapsed = time_call(reference, images) if name == "timm" else time_call(model, images, Complexity.of(name))
+                if repeat >= 0:
+                    seconds[name].append(elapsed)
 
     base, largest = macs(model.config, "14"), model.config.space.largest
     throughput_ips = options.batch_size / statistics.median(seconds["timm"])
