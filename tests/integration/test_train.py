@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
 
 import supervit
-from supervit import InputError, TrainingError
+from supervit import InputError, SuperViTConfig, TrainingError
 from supervit.recipes import load_recipe
-from supervit.train import run_training
+from supervit.train import loop, run_training
 from supervit.train.checkpoint import checkpoints, read_state
 
 
@@ -43,7 +45,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert all(result.top1 is not None and result.throughput_ips for result in results)
     expected = {"checkpoints", "log.jsonl", "model", "results.csv", "results.json", "results.md", "train_config.json"}
     assert {path.name for path in out.iterdir()} == expected | {"tradeoff.png", "tradeoff.svg"}
-    assert [path.name for path in checkpoints(out)] == ["epoch-0001", "epoch-0002"]
+    assert [path.name for path in checkpoints(out)] == ["step-00000003", "step-00000006"]
     model = supervit.load(out / "model")
     assert model.config.class_names == tuple("0123456789")
     context = json.loads((out / "results.json").read_text())
@@ -78,31 +80,72 @@ def test_a_run_is_a_function_of_its_seed(finished, tmp_path):
     assert not torch.equal(weights(out)["head.weight"], weights(tmp_path / "other")["head.weight"])
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, ema_decay):
-    whole = tiny_run(tmp_path / "whole", epochs=3, ema_decay=ema_decay)
+class Killed(Exception):
+    """Stands for any sudden end."""
+
+
+@pytest.mark.parametrize(
+    "end, changes",
+    [
+        ("between epochs", {}),
+        ("between epochs", {"ema_decay": 0.9}),
+        ("while a checkpoint is written", {}),
+        ("SIGTERM in an epoch", {"ema_decay": 0.9, "model.drop_path_rate": 0.3}),
+        ("SIGTERM in an epoch", {"data.workers": 2, "model.drop_path_rate": 0.3}),
+    ],
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch, end, changes):
+    whole = tiny_run(tmp_path / "whole", epochs=3, **{key: value for key, value in changes.items() if "." not in key})
+    for key, value in changes.items():
+        if key.startswith("data."):
+            whole = dataclasses.replace(whole, data=dataclasses.replace(whole.data, **{key[5:]: value}))
+        if key.startswith("model."):
+            whole = dataclasses.replace(whole, model=whole.model.replace(**{key[6:]: value}))
     run_training(whole)
 
-    class Killed(Exception):
-        pass
+    update, save = loop._Run._update, torch.save
 
-    from supervit.train import loop
-
-    original = loop._Run._train_epoch
-
-    def killed_in_the_second_epoch(self, bar):
-        original(self, bar)
-        if self.epoch == 1:
+    def ended(self, *arguments):
+        if end == "between epochs" and self.step == 4:
             raise Killed
+        losses = update(self, *arguments)
+        if end == "SIGTERM in an epoch" and self.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    def half_written(state, path):
+        if state["step"] == 6:
+            path.write_bytes(b"half")
+            raise Killed
+        save(state, path)
 
     broken = dataclasses.replace(whole, out=tmp_path / "broken")
-    monkeypatch.setattr(loop._Run, "_train_epoch", killed_in_the_second_epoch)
-    with pytest.raises(Killed):
-        run_training(broken)
-    monkeypatch.setattr(loop._Run, "_train_epoch", original)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Run, "_update", ended)
+        if end == "while a checkpoint is written":
+            patched.setattr(torch, "save", half_written)
+        with pytest.raises((Killed, SystemExit)) as stop:
+            run_training(broken)
+    if end == "SIGTERM in an epoch":
+        assert stop.value.code == 143
+        assert checkpoints(tmp_path / "broken")[-1].name == "step-00000005"
     run_training(dataclasses.replace(broken, resume=True))
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "broken")[name]), name
+
+
+def test_micro_batches_are_the_same_step(tmp_path):
+    for parts in (1, 3):
+        run_training(tiny_run(tmp_path / f"{parts}", epochs=1, lr=1e-4, micro_batches=parts, clip_grad=0.5))
+    for name, value in weights(tmp_path / "1").items():
+        torch.testing.assert_close(value, weights(tmp_path / "3")[name], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"precision": "bfloat16", "grad_checkpointing": True}])
+def test_a_run_in_lower_precision_keeps_float32_weights(tmp_path, changes):
+    run_training(tiny_run(tmp_path, epochs=1, **changes))
+    assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in log(tmp_path, "train"))
 
 
 def test_average_is_what_is_kept_and_differs(tmp_path):
@@ -132,8 +175,6 @@ def test_a_damaged_state_is_named(finished, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    from supervit.train import loop
-
     original = loop.path_losses
 
     def broken_in_the_second_epoch(logits, paths, *rest):
@@ -143,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     calls: list[int] = []
     monkeypatch.setattr(loop, "path_losses", broken_in_the_second_epoch)
-    with pytest.raises(TrainingError, match=r"not finite in the steps up to 5 \(epoch 2, .*; lower lr .*--init .*epoch-0001"):
+    with pytest.raises(TrainingError, match=r"not finite in the steps up to 6 .*; lower lr .*--init .*step-00000003"):
         run_training(tiny_run(tmp_path))
     (kept,) = checkpoints(tmp_path)
     assert all(value.isfinite().all() for value in supervit.load(kept).state_dict().values())
@@ -157,36 +198,58 @@ def test_a_first_epoch_that_is_not_finite_leaves_no_checkpoint(tmp_path):
 
 def test_weights_broken_by_the_last_update_are_not_saved(tmp_path, monkeypatch):
     """The loss is finite, the gradient is not: only the weights show it before the next step."""
-    from supervit.train import loop
-
     original = loop._Run._update
 
-    def broken_in_the_last_step(self, images, labels, paths, step):
-        losses = original(self, images, labels, paths, step)
-        if step == 5:
+    def broken_in_the_last_step(self, images, labels, paths):
+        losses = original(self, images, labels, paths)
+        if self.step == 5:
             with torch.no_grad():
                 self.model.norm.weight[0] = float("inf")
         return losses
 
     monkeypatch.setattr(loop._Run, "_update", broken_in_the_last_step)
-    with pytest.raises(
-        TrainingError, match=r"the weights are not finite in the steps up to 5 \(epoch 2, .*--init .*epoch-0001"
-    ):
+    with pytest.raises(TrainingError, match=r"the weights are not finite in the steps up to 6 .*--init .*step-00000003"):
         run_training(tiny_run(tmp_path, keep_checkpoints=1))
-    assert [path.name for path in checkpoints(tmp_path)] == ["epoch-0001"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000003"]
+
+
+def unmoved(out, init, **changes):
+    """A run that starts from weights and moves them by next to nothing."""
+    config = tiny_run(out, epochs=1, lr=1e-12, warmup_lr=0.0, min_lr=0.0, init=str(init))
+    return dataclasses.replace(config, **changes)
 
 
 def test_a_run_starts_from_given_weights(finished, tmp_path):
     out, _ = finished
-    config = tiny_run(tmp_path / "run", epochs=1, lr=1e-12, warmup_lr=0.0, min_lr=0.0, init=str(out / "model"))
-    run_training(config)
+    run_training(unmoved(tmp_path / "run", out / "model"))
     for name, value in weights(out).items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, atol=1e-6, rtol=0)
-    other = supervit.load(out / "model")
-    other.reset_classifier(3)
-    other.save(tmp_path / "other")
-    run_training(dataclasses.replace(config, out=tmp_path / "new_head", init=str(tmp_path / "other")))
-    assert supervit.load(tmp_path / "new_head/model").num_classes == 10
+
+
+def test_given_weights_tell_the_architecture_and_the_config_the_rest(finished, tmp_path):
+    out, _ = finished
+    plain = {key: value for key, value in weights(out).items() if not key.startswith("pos_embeds.")}
+    torch.save({**plain, "pos_embed": weights(out)["pos_embeds.4"]}, tmp_path / "timm.pth")
+    wanted = SuperViTConfig(num_classes=0, num_heads=2, drop_blocks=(1,), in_chans=1, keep_rates=(0.6, 1.0), mean=(0.3,))
+    results = run_training(unmoved(tmp_path / "run", tmp_path / "timm.pth", model=wanted))
+    assert [str(result.complexity) for result in results] == ["2@0.6", "2", "3@0.6", "3", "4@0.6", "4"]
+    trained = supervit.load(tmp_path / "run/model")
+    assert (trained.config.embed_dim, trained.config.depth, trained.config.mean) == (16, 3, (0.3,))
+    torch.testing.assert_close(trained.state_dict()["head.weight"], plain["head.weight"], atol=1e-6, rtol=0)
+
+
+def test_other_classes_get_a_new_classifier(finished, tmp_path):
+    out, _ = finished
+    for classes, names in ((3, ()), (10, tuple("abcdefghij"))):
+        other = supervit.load(out / "model")
+        other.reset_classifier(classes)
+        other.config = other.config.replace(class_names=names)
+        other.save(tmp_path / f"{classes}")
+        run_training(unmoved(tmp_path / f"run{classes}", tmp_path / f"{classes}"))
+        trained = supervit.load(tmp_path / f"run{classes}/model")
+        assert trained.config.class_names == tuple("0123456789")
+        assert trained.head.bias.abs().max() < 1e-6  # fresh
+        torch.testing.assert_close(trained.cls_token, other.cls_token, atol=1e-6, rtol=0)
 
 
 def test_images_per_s_can_be_left_out(tmp_path):
@@ -208,7 +271,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_pa
 
 def test_old_checkpoints_are_removed(tmp_path):
     run_training(tiny_run(tmp_path, epochs=3, keep_checkpoints=1))
-    assert [path.name for path in checkpoints(tmp_path)] == ["epoch-0003"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000009"]
 
 
 def test_gradient_is_clipped_once_over_the_whole_model(tmp_path, monkeypatch):
@@ -249,12 +312,12 @@ def test_a_class_count_that_is_not_the_data_s_is_refused(tmp_path):
 
 
 def test_weight_decay_spares_what_it_should():
-    from supervit.train.loop import _make_optimizer
+    from supervit.train.optimizer import make_optimizer
 
     config = load_recipe("digits")
     model = supervit.SuperViT(config.model.replace(num_classes=10))
     for decay_positions in (True, False):
-        groups = _make_optimizer(model, dataclasses.replace(config, decay_positions=decay_positions)).param_groups
+        groups = make_optimizer(model, dataclasses.replace(config, decay_positions=decay_positions)).param_groups
         decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
         names = {name for name, p in model.named_parameters() if id(p) in decayed}
         assert ("pos_embeds.7" in names) == decay_positions

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: `checkpoints/epoch-0007/{model.safetensors, config.json, training_state.pt}`."""
+"""Checkpoints of a run: `checkpoints/step-00000700/{model.safetensors, config.json, training_state.pt}`."""
 
 import shutil
 from pathlib import Path
@@ -12,17 +12,17 @@ from supervit.model import SuperViT
 STATE_FILE = "training_state.pt"
 
 
-def write_checkpoint(run: Path, epoch: int, model: SuperViT, state: dict[str, Any], keep: int) -> Path:
+def write_checkpoint(run: Path, step: int, model: SuperViT, state: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint whole or not at all, then remove all but the newest `keep`.
 
     Args:
         run: Directory of the run.
-        epoch: Epochs finished.
+        step: Steps done.
         model: The weights in training (not their average).
         state: What else is needed to resume: tensors and plain values.
         keep: Checkpoints kept.
     """
-    directory = run / "checkpoints" / f"epoch-{epoch:04d}"
+    directory = run / "checkpoints" / f"step-{step:08d}"
     temporary = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save(temporary)
@@ -37,7 +37,7 @@ def write_checkpoint(run: Path, epoch: int, model: SuperViT, state: dict[str, An
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted((run / "checkpoints").glob("epoch-*"), key=lambda path: int(path.name.removeprefix("epoch-")))
+    return sorted((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from supervit.config import SuperViTConfig
 from supervit.data import DataConfig
@@ -26,7 +26,8 @@ class TrainConfig:
     out: Path = Path("runs/train")
     """Directory of the run: checkpoints, log, final model, table and plot."""
     init: str | None = None
-    """Weights to start from, whatever `supervit.load` takes: they must fit `model`, but for the classifier."""
+    """Weights to start from, whatever `supervit.load` takes. They tell the architecture; of `model`, the fields that differ
+    from their defaults are used (mean, std, num_heads, grid_sizes, drop_path_rate, ...). Other classes get a new classifier."""
     resume: bool = False
     """Go on from the newest checkpoint in `out` (start anew if there is none)."""
     seed: int = 0
@@ -51,6 +52,12 @@ class TrainConfig:
     """Share of the target spread over all classes."""
     clip_grad: float | None = None
     """Largest norm of the whole gradient, applied once per step; None for no clipping."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the forward pass (autocast; weights stay float32). float16 scales the loss, skips overflows."""
+    micro_batches: int = 1
+    """Parts of a batch that are run one after the other to save memory (gradient accumulation); the step stays the same."""
+    grad_checkpointing: bool = False
+    """Recompute the blocks in the backward pass instead of keeping their activations."""
     all_paths: bool = False
     """Run all operating points in each step instead of the sampled four."""
     ema_decay: float | None = None
@@ -69,8 +76,16 @@ class TrainConfig:
     """Timed batches per operating point at the end (paper: 50); 0 leaves images/s out."""
 
     def __post_init__(self) -> None:
-        positive = ("epochs", "lr", "log_every", "save_every", "eval_every", "keep_checkpoints", "throughput_batch_size")
-        for name in positive:
+        counts = (
+            "epochs",
+            "log_every",
+            "save_every",
+            "eval_every",
+            "keep_checkpoints",
+            "throughput_batch_size",
+            "micro_batches",
+        )
+        for name in ("lr", *counts):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} {getattr(self, name)!r} must be more than 0")
         for name in ("min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "throughput_repeats"):

@@ -2,30 +2,38 @@
 
 import json
 import math
-import time
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
-from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from supervit.checkpoints import load
 from supervit.complexity import Complexity, sample_paths
-from supervit.config import SuperViTConfig
 from supervit.data import EpochLoader, open_dataset, seed_everything
 from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, pick_device, tabulate
 from supervit.model import SuperViT
 from supervit.objective import path_losses
 from supervit.report import check_plotting, write_report
-from supervit.storage import load_state_dict, make_directory, write_text
+from supervit.storage import make_directory, write_text
 from supervit.train.checkpoint import checkpoints, read_state, write_checkpoint
 from supervit.train.config import TrainConfig
+from supervit.train.log import RunLog, Window
+from supervit.train.optimizer import make_optimizer, make_scheduler
+from supervit.train.start import give_classes, load_start, with_classes
+
+_AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def run_training(config: TrainConfig) -> list[Result]:
@@ -34,12 +42,15 @@ def run_training(config: TrainConfig) -> list[Result]:
     Writes into `config.out`: `train_config.json`, `log.jsonl`, `checkpoints/`, at the end `model/` (what `supervit.load`
     takes), the table `results.{csv,json,md}` and the plot `tradeoff.{png,svg}`.
 
+    SIGTERM writes a checkpoint after the step in progress and exits with status 143; `resume` goes on from there, to the
+    same weights that an uninterrupted run ends with.
+
     Returns:
         One result per operating point of the menu.
 
     Raises:
         InputError: the config, the data or the output directory cannot be used.
-        TrainingError: the loss is no longer finite; the newest good checkpoint is kept.
+        TrainingError: the loss or the weights are no longer finite; the newest good checkpoint is kept.
     """
     check_plotting()
     make_directory(config.out)
@@ -53,27 +64,35 @@ class _Run:
 
     def __init__(self, config: TrainConfig):
         self.device = pick_device(config.device)
-        train_set = open_dataset(config.data, "train", config.model, augmentation=config.data)
-        val_set = open_dataset(config.data, "val", config.model)
-        self.config = config = replace(config, model=_with_classes(config.model, train_set.classes))
+        loaded = load_start(config.init, config.model) if config.init is not None else None
+        model_config = config.model if loaded is None else loaded.config
+        train_set = open_dataset(config.data, "train", model_config, augmentation=config.data)
+        val_set = open_dataset(config.data, "val", model_config)
+        seed_everything(config.seed)
+        if loaded is None:
+            loaded = SuperViT(with_classes(config.model, train_set.classes))
+        else:
+            give_classes(loaded, train_set.classes)
+        self.model = loaded.to(self.device)
+        self.model.set_grad_checkpointing(config.grad_checkpointing)
+        self.config = config = replace(config, model=loaded.config)
         self.train_loader = EpochLoader(train_set, config.data.batch_size, config.data.workers, config.seed)
         self.val_loader = EpochLoader(val_set, config.data.batch_size, config.data.workers)
-        seed_everything(config.seed)
-        self.model = SuperViT(config.model).to(self.device)
-        if config.init is not None:
-            _start_from(self.model, config.init)
-        self.optimizer = _make_optimizer(self.model, config)
-        self.scheduler = _make_scheduler(self.optimizer, config, len(self.train_loader))
+        self.optimizer = make_optimizer(self.model, config)
+        self.scheduler = make_scheduler(self.optimizer, config, len(self.train_loader))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay is not None else None
-        self.epoch = 0
+        self.step = 0  # steps done
+        self.random_state: dict[str, Any] | None = None  # of the checkpoint, until the loop has taken it
+        self.must_stop = False
         self.accuracies: dict[Complexity, Accuracy] = {}  # of the newest evaluation
         self._open_directory()
         self.log = RunLog(config.out / "log.jsonl")
 
     @property
-    def step(self) -> int:
-        """Steps done at the start of the current epoch."""
-        return self.epoch * len(self.train_loader)
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.step // len(self.train_loader)
 
     @property
     def evaluated_model(self) -> SuperViT:
@@ -101,18 +120,19 @@ class _Run:
         state = read_state(checkpoint)
         self.model.load_state_dict(SuperViT.from_pretrained(checkpoint).state_dict())
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-        self.epoch = state["epoch"]
+        self.step, self.random_state = state["step"], state["random_state"]
 
     def train(self) -> None:
-        """All epochs that are left."""
-        steps = len(self.train_loader)
-        with tqdm(total=self.config.epochs * steps, initial=self.step, unit="step", disable=None, mininterval=1) as bar:
-            while self.epoch < self.config.epochs:
+        """All steps that are left."""
+        total = self.config.epochs * len(self.train_loader)
+        options: dict[str, Any] = {"total": total, "initial": self.step, "unit": "step", "disable": None, "mininterval": 1}
+        with self._stopping_on_sigterm(), tqdm(**options) as bar:
+            while self.step < total:
                 self._train_epoch(bar)
-                self.epoch += 1
-                is_last = self.epoch == self.config.epochs
+                is_last = self.step == total
                 if is_last or self.epoch % self.config.save_every == 0:
                     self._save()
                 if is_last or self.epoch % self.config.eval_every == 0:
@@ -120,70 +140,107 @@ class _Run:
         if not self.accuracies:  # resumed after the last epoch
             self._evaluate_epoch()
 
+    @contextmanager
+    def _stopping_on_sigterm(self) -> Iterator[None]:
+        """Within: SIGTERM asks the loop to stop after the step in progress (signals reach the main thread alone)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+            self.must_stop = True
+
+        before = signal.signal(signal.SIGTERM, ask_to_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     def _train_epoch(self, bar: "tqdm[Any]") -> None:
+        """The steps from here to the end of the epoch."""
         self.model.train()
-        window = _Window()
-        start = self.step
-        for index, (images, labels) in enumerate(self.train_loader.epoch(self.epoch)):
-            step = start + index
-            self.scheduler.step_update(step)
-            paths = self._paths(step)
-            window.add(len(labels), paths, self._update(images.to(self.device), labels.to(self.device), paths, step))
+        window = Window()
+        done = self.step % len(self.train_loader)
+        batches = self.train_loader.epoch(self.epoch)
+        for _ in islice(batches, done):
+            pass  # loaded once more, so that workers draw the random numbers that they drew before
+        if self.random_state is not None:
+            _set_random_state(self.random_state)
+            self.random_state = None
+        for images, labels in batches:
+            self.scheduler.step_update(self.step)
+            paths = self._paths(self.step)
+            window.add(len(labels), paths, self._update(images.to(self.device), labels.to(self.device), paths))
+            self.step += 1
             bar.update()
-            if (step + 1) % self.config.log_every == 0 or index + 1 == len(self.train_loader):
-                self._log_window(window, step, bar)
-                window = _Window()
+            if self.step % self.config.log_every == 0 or self.step % len(self.train_loader) == 0:
+                self._log_window(window, bar)
+                window = Window()
+            if self.must_stop:
+                tqdm.write(f"stopped by SIGTERM after step {self.step}; wrote {self._save()}; go on with --resume")
+                raise SystemExit(128 + signal.SIGTERM)
 
     def _paths(self, step: int) -> tuple[Complexity, ...]:
         space = self.config.model.space
         return tuple(space) if self.config.all_paths else sample_paths(space, self.config.seed, step)
 
-    def _update(self, images: Tensor, labels: Tensor, paths: tuple[Complexity, ...], step: int) -> Tensor:
+    def _update(self, images: Tensor, labels: Tensor, paths: tuple[Complexity, ...]) -> Tensor:
         """One step; the losses of the paths, detached."""
-        losses = torch.stack(path_losses(self.model(images, paths), paths, labels, self.config.label_smoothing))
         self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        dtype = _AUTOCAST[self.config.precision]
+        total = torch.zeros(len(paths), device=self.device)
+        parts = self.config.micro_batches
+        for part_images, part_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                logits = self.model(part_images, paths)
+            losses = path_losses([path.float() for path in logits], paths, part_labels, self.config.label_smoothing)
+            share = torch.stack(losses) * (len(part_labels) / len(labels))
+            self.scaler.scale(share.sum()).backward()
+            total += share.detach()
         if self.config.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.ema is not None:
-            self.ema.update(self.model, step)
-        return losses.detach()
+            self.ema.update(self.model, self.step)
+        return total
 
-    def _log_window(self, window: "_Window", step: int, bar: "tqdm[Any]") -> None:
-        losses = window.mean_losses()
+    def _log_window(self, window: Window, bar: "tqdm[Any]") -> None:
+        losses, epoch = window.mean_losses(), (self.step - 1) // len(self.train_loader) + 1
         if bad := [str(path) for path, loss in losses.items() if not math.isfinite(loss)]:
-            raise self._diverged(f"the loss of {', '.join(bad)} is", step)
+            raise self._diverged(f"the loss of {', '.join(bad)} is")
         total = window.mean_total()
-        bar.set_postfix(epoch=self.epoch + 1, loss=f"{total:.3f}", images_per_s=f"{window.throughput_ips():.0f}")
+        bar.set_postfix(epoch=epoch, loss=f"{total:.3f}", images_per_s=f"{window.throughput_ips():.0f}")
         self.log.write(
-            event="train", epoch=self.epoch + 1, step=step + 1, loss=total, lr=self._lr(), images_per_s=window.throughput_ips(),
+            event="train", epoch=epoch, step=self.step, loss=total, lr=self._lr(), images_per_s=window.throughput_ips(),
             losses={str(path): loss for path, loss in losses.items()},
         )  # fmt: skip
 
-    def _diverged(self, what: str, step: int) -> TrainingError:
+    def _diverged(self, what: str) -> TrainingError:
         kept = checkpoints(self.config.out)
         hint = f"start anew from the last good weights: --init {kept[-1]}" if kept else "there is no checkpoint yet"
         return TrainingError(
-            f"{what} not finite in the steps up to {step} (epoch {self.epoch + 1}, learning rate {self._lr():.3g}); "
+            f"{what} not finite in the steps up to {self.step} (learning rate {self._lr():.3g}); "
             f"lower lr or set clip_grad; {hint}"
         )
 
     def _lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _save(self) -> None:
+    def _save(self) -> Path:
         """Write a checkpoint, unless the last update broke the weights: the loss shows that a step later."""
-        for module in {self.model, self.evaluated_model}:
+        for module in (self.model, self.evaluated_model):
             if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
-                self.epoch -= 1
-                raise self._diverged("the weights are", self.step + len(self.train_loader) - 1)
+                raise self._diverged("the weights are")
         state = {
-            "epoch": self.epoch,
+            "step": self.step,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "random_state": _random_state() if self.step % len(self.train_loader) else None,  # an epoch seeds itself
         }
-        write_checkpoint(self.config.out, self.epoch, self.model, state, self.config.keep_checkpoints)
+        return write_checkpoint(self.config.out, self.step, self.model, state, self.config.keep_checkpoints)
 
     def _evaluate_epoch(self) -> None:
         self.accuracies = accuracies = evaluate(self.evaluated_model, self.val_loader.epoch())
@@ -209,77 +266,22 @@ class _Run:
         return results
 
 
-class _Window:
-    """Losses and time of the steps since the last log entry; kept on the device until they are read."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.start = time.perf_counter()
-        self.totals: list[Tensor] = []
-        self.losses: dict[Complexity, list[Tensor]] = {}
-
-    def add(self, images: int, paths: tuple[Complexity, ...], losses: Tensor) -> None:
-        self.images += images
-        self.totals.append(losses.sum())
-        for path, loss in zip(paths, losses.unbind(), strict=True):
-            self.losses.setdefault(path, []).append(loss)
-
-    def mean_losses(self) -> dict[Complexity, float]:
-        return {path: float(torch.stack(self.losses[path]).mean()) for path in sorted(self.losses)}
-
-    def mean_total(self) -> float:
-        return float(torch.stack(self.totals).mean())
-
-    def throughput_ips(self) -> float:
-        return self.images / (time.perf_counter() - self.start)
-
-
-class RunLog:
-    """A log of JSON objects, one a line, each with the time (Unix seconds); appended to when a run goes on."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def write(self, **values: Any) -> None:
-        """Append one entry."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
-
-
-def _with_classes(model: SuperViTConfig, classes: list[str]) -> SuperViTConfig:
-    if model.num_classes not in (0, len(classes)):
-        raise InputError(f"num_classes {model.num_classes}, but the data have {len(classes)} classes; leave num_classes at 0")
-    return model.replace(num_classes=len(classes)).replace(class_names=tuple(classes))
-
-
-def _start_from(model: SuperViT, source: str) -> None:
-    """Fill a model with the weights of a file or directory; a classifier for other classes keeps its fresh start."""
-    config = model.config
-    told = {
-        name: getattr(config, name) for name in ("num_heads", "grid_sizes", "keep_rates", "drop_blocks", "residual_divisor")
+def _random_state() -> dict[str, Any]:
+    """State of the random generators of this process, in types that a safe load takes."""
+    numpy_state = np.random.get_state(legacy=False)
+    return {
+        "python": random.getstate(),
+        "numpy": json.dumps(numpy_state, default=lambda array: array.tolist()),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    loaded = load(source, **told)
-    state = loaded.state_dict()
-    if loaded.num_classes != config.num_classes:
-        classifiers = ("head.", "aux_head.")
-        state = {key: value for key, value in state.items() if not key.startswith(classifiers)}
-        state |= {key: value for key, value in model.state_dict().items() if key.startswith(classifiers)}
-    load_state_dict(model, state, source)
 
 
-def _make_optimizer(model: SuperViT, config: TrainConfig) -> torch.optim.Optimizer:
-    undecayed = {name for name in model.no_weight_decay() if not (config.decay_positions and name.startswith("pos_embeds."))}
-    groups = param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=undecayed)
-    return torch.optim.AdamW(groups, lr=config.lr, eps=1e-8, fused=True)
-
-
-def _make_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up, then cosine, per step."""
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=config.epochs * steps_per_epoch,
-        lr_min=config.min_lr,
-        warmup_t=min(round(config.warmup_epochs * steps_per_epoch), config.epochs * steps_per_epoch - 1),
-        warmup_lr_init=config.warmup_lr,
-        t_in_epochs=False,
-    )
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    numpy_state = json.loads(state["numpy"])
+    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
