@@ -2,14 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO ?= runs/digits
 CORE := src/supervit/complexity.py,src/supervit/config.py,src/supervit/layers.py,src/supervit/model.py,src/supervit/objective.py,src/supervit/macs.py,src/supervit/reducers/*,src/supervit/backbones/*
 
 .PHONY: demo test lint types unit lock clean
 
 demo: $(VENV)/installed  ## train one SuperViT on real handwritten digits, then table and plot of its operating points
-	rm -rf $(DEMO)
-	$(BIN)/supervit train digits --out $(DEMO)
+	rm -rf runs/digits
+	$(BIN)/supervit train digits --out runs/digits
 
 test: lint types unit  ## what CI runs
 
