@@ -125,17 +125,23 @@ def test_long_lists_of_names_are_cut_short(model, tmp_path):
 
 
 class Malicious:
+    """A pickle of this touches a file when it is loaded carelessly."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
     def __reduce__(self):
-        return subprocess.check_output, (["touch", "/tmp/supervit-was-here"],)
+        return subprocess.check_output, (["touch", str(self.witness)],)
 
 
 def test_pickles_that_would_run_code_are_refused(tmp_path):
-    torch.save({"model": Malicious()}, tmp_path / "evil.pth")
-    with pytest.raises(InputError, match=r"evil.pth' is damaged or not safe to load .*; re-save its weights as safetensors"):
-        supervit.load(tmp_path / "evil.pth")
-    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Malicious()))
-    with pytest.raises(InputError, match="damaged or not safe"):
-        supervit.load(tmp_path / "plain.pkl")
+    witness = tmp_path / "executed"
+    torch.save({"model": Malicious(witness)}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Malicious(witness)))
+    for name in ("evil.pth", "plain.pkl"):
+        with pytest.raises(InputError, match=rf"{name}' is damaged or not safe to load .*; re-save its weights as safetensors"):
+            supervit.load(tmp_path / name)
+    assert not witness.exists()
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
