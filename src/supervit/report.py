@@ -79,7 +79,9 @@ def csv_table(results: Sequence[Result]) -> str:
     return out.getvalue()
 
 
-def write_report(results: Sequence[Result], directory: Path, context: dict[str, Any], title: str = "") -> None:
+def write_report(
+    results: Sequence[Result], directory: Path, context: dict[str, Any], title: str = "", plot: bool = True
+) -> None:
     """Write `results.csv`, `results.json`, `results.md`; with accuracies also the plot, `tradeoff.png` and `tradeoff.svg`.
 
     Args:
@@ -87,6 +89,7 @@ def write_report(results: Sequence[Result], directory: Path, context: dict[str, 
         directory: Made if need be.
         context: What the numbers were measured with (model, data, machine, versions); goes into the JSON.
         title: Title of the plot.
+        plot: Whether to draw it.
 
     Raises:
         InputError: the directory cannot be written, or there is no matplotlib for the plot.
@@ -95,7 +98,7 @@ def write_report(results: Sequence[Result], directory: Path, context: dict[str, 
     write_text(directory / "results.csv", csv_table(results))
     write_text(directory / "results.json", json.dumps({**context, "results": _records(results)}, indent=2) + "\n")
     write_text(directory / "results.md", markdown_table(results))
-    if any(result.top1 is not None for result in results):
+    if plot and any(result.top1 is not None for result in results):
         plot_tradeoff(results, [directory / "tradeoff.png", directory / "tradeoff.svg"], title)
 
 

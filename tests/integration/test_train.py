@@ -252,9 +252,13 @@ def test_other_classes_get_a_new_classifier(finished, tmp_path):
         torch.testing.assert_close(trained.cls_token, other.cls_token, atol=1e-6, rtol=0)
 
 
-def test_images_per_s_can_be_left_out(tmp_path):
-    results = run_training(tiny_run(tmp_path, epochs=1, throughput_repeats=0))
+def test_images_per_s_and_plot_can_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no matplotlib
+    with pytest.raises(InputError, match="the plot needs matplotlib; pip install"):
+        run_training(tiny_run(tmp_path))
+    results = run_training(tiny_run(tmp_path, epochs=1, throughput_repeats=0, plot=False))
     assert all(result.throughput_ips is None for result in results)
+    assert not (tmp_path / "tradeoff.png").exists()
 
 
 def test_a_finished_run_can_be_reported_again(finished):

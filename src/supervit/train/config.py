@@ -10,7 +10,7 @@ from supervit.data import DataConfig
 from supervit.errors import InputError
 
 _NO_TRAJECTORY = {
-    "out", "resume", "device", "log_every", "save_every", "eval_every", "keep_checkpoints",
+    "out", "resume", "device", "log_every", "save_every", "eval_every", "keep_checkpoints", "plot",
     "throughput_batch_size", "throughput_repeats", "data.root", "data.class_list", "data.workers",
 }  # fmt: skip
 
@@ -70,6 +70,8 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
     eval_every: int = 10
     """Epochs between evaluations of all operating points; the last epoch always is evaluated."""
+    plot: bool = True
+    """Draw the accuracy-cost plot at the end (needs matplotlib)."""
     throughput_batch_size: int = 64
     """Images per batch when images/s are measured at the end (paper: 512)."""
     throughput_repeats: int = 10

@@ -52,7 +52,8 @@ def run_training(config: TrainConfig) -> list[Result]:
         InputError: the config, the data or the output directory cannot be used.
         TrainingError: the loss or the weights are no longer finite; the newest good checkpoint is kept.
     """
-    check_plotting()
+    if config.plot:
+        check_plotting()
     make_directory(config.out)
     run = _Run(config)
     run.train()
@@ -262,7 +263,8 @@ class _Run:
         results = tabulate(config.model, points, accuracies, throughputs)
         images = next(iter(accuracies.values())).images
         context = {"model": str(config.out / "model"), "data": config.data.name, "images": images, **environment(self.device)}
-        write_report(results, config.out, context, title=f"One SuperViT, {len(points)} operating points ({config.data.name})")
+        title = f"One SuperViT, {len(points)} operating points ({config.data.name})"
+        write_report(results, config.out, context, title, plot=config.plot)
         return results
 
 
