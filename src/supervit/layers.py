@@ -161,7 +161,6 @@ class Block(nn.Module):
         elif tokens_out < tokens.shape[1]:
             assert order is not None
             tokens = take_survivors(tokens, order, tokens_out)
-            # Cheaper than gathering the normed rows: the layer norm of a row needs that row alone.
             (query,) = project_query(self.norm1(tokens))
         return self._add_residual(tokens, self.attn.attend(query, key, value)), order
 
