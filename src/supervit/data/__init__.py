@@ -1,39 +1,29 @@
 """Image data sets: one file is one source, found by its name.
 
-A source file has one function `open_split(config, split, transform)`: a map-style data set of (transform(PIL image),
-class index) with an attribute `classes`, the class names in index order.
+A source file has one function `open_split(config, split)` that returns a `Source` (images by number) or a `Stream` (images
+in an order of their own); both decode images and know their classes. What is done to the images is not theirs.
 """
 
-import random
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from PIL import Image
 from timm.data import create_transform
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from supervit.config import SuperViTConfig
+from supervit.data._images import DamagedImage, InMode, read_image
+from supervit.data._loader import EpochLoader
+from supervit.data._sources import ImageDataset, Limited, Source, Stream, mix_seed, seed_everything
 from supervit.errors import InputError
 from supervit.plugins import load_plugin
 
+__all__ = [
+    "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "Source", "SourceConfig", "Split", "Stream", "mix_seed",
+    "open_dataset", "read_image", "seed_everything",
+]  # fmt: skip
+
 Split = Literal["train", "val"]
-Transform = Callable[[Image.Image], Tensor]
-
-
-class ImageDataset(Protocol):
-    """What `open_split` returns."""
-
-    classes: list[str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
 
 
 @dataclass(frozen=True)
@@ -46,14 +36,20 @@ class SourceConfig:
     """Folder of the data, where the source needs one (image_folder: with train/CLASS/* and val/CLASS/*)."""
     class_list: Path | None = None
     """Text file with one class folder name per line in index order; then folders may be missing. Default: sorted folders."""
+    download: bool = False
+    """Fetch the data set into `root` if it is not there (sources that have a public address: cifar10, fashion_mnist, ...)."""
     batch_size: int = 256
-    """Images per step."""
+    """Images per step and process (the global batch is this times the number of processes)."""
     workers: int = 2
-    """Processes that load images; 0 loads in the main process."""
+    """Processes that load images, for each process that trains; 0 loads in that process."""
+    max_damaged: float = 0.01
+    """Share of the images that may be unreadable: up to it they are skipped, counted and named, beyond it the work stops."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
             raise InputError(f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0")
+        if not 0 <= self.max_damaged <= 1:
+            raise InputError(f"max_damaged {self.max_damaged} is not in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,37 @@ class DataConfig(SourceConfig):
     """Training: timm's augmentation policy, or None."""
     random_erasing: float = 0.25
     """Training: probability of erasing a box (per pixel noise)."""
+    train_interpolation: Literal["random", "nearest", "bilinear", "bicubic"] | None = None
+    """Training: how crops are resized (random: bilinear or bicubic); default: as in evaluation."""
+    repeats: int = 1
+    """Training: how often an image is drawn in a row, augmented anew each time; an epoch sees 1 / repeats of the images."""
+    mixup: float = 0.0
+    """Training: alpha of mixup, 0 for none."""
+    cutmix: float = 0.0
+    """Training: alpha of cutmix, 0 for none."""
+    mix_prob: float = 1.0
+    """Training: probability that a batch is mixed."""
+    mix_switch_prob: float = 0.5
+    """Training: probability of cutmix where both are on."""
+    limit: int | None = None
+    """Training: use this many images, drawn once and for all; default: all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repeats < 1:
+            raise InputError(f"repeats {self.repeats} must be at least 1")
+        for name in ("hflip", "random_erasing", "mix_prob", "mix_switch_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)} is not in [0, 1]")
+        if min(self.mixup, self.cutmix) < 0:
+            raise InputError(f"mixup {self.mixup} and cutmix {self.cutmix} must be at least 0")
+        if self.mixes and self.batch_size % 2:
+            raise InputError(f"batch_size {self.batch_size} is odd; mixup and cutmix pair the images, use an even one")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed (mixup, cutmix)."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def open_dataset(
@@ -88,11 +115,13 @@ def open_dataset(
         raise InputError(
             f"auto_augment {augmentation.auto_augment!r} is not a policy of timm ({error}); use None or such as rand-m9-mstd0.5"
         ) from error
-    dataset: ImageDataset = load_plugin(sys.modules[__name__], config.name).open_split(config, split, transform)
-    return dataset
+    source: Source = load_plugin(sys.modules[__name__], config.name).open_split(config, split)
+    if augmentation is not None and augmentation.limit is not None:
+        source = Limited.draw(source, augmentation.limit)
+    return ImageDataset(source, transform)
 
 
-def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> Transform:
+def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode:
     modes = {1: "L", 3: "RGB"}
     if model.in_chans not in modes:
         raise InputError(f"image files cannot give in_chans={model.in_chans}; use 1 (grey) or 3 (RGB)")
@@ -102,88 +131,18 @@ def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> Transf
         "std": model.std,
         "interpolation": model.interpolation,
     }
-    if augmentation is not None:
-        transform = create_transform(
-            **common,
-            is_training=True,
-            scale=augmentation.scale,
-            ratio=augmentation.ratio,
-            hflip=augmentation.hflip,
-            color_jitter=None,
-            auto_augment=augmentation.auto_augment,
-            re_prob=augmentation.random_erasing,
-            re_mode="pixel",
-        )
-    else:
+    if augmentation is None:
         transform = create_transform(**common, is_training=False, crop_pct=model.crop_pct)
-    return _InMode(modes[model.in_chans], transform)
-
-
-@dataclass(frozen=True)
-class _InMode:
-    """A transform of images in one PIL mode; a class so that worker processes can be handed it."""
-
-    mode: str
-    transform: Transform
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.transform(_to_8_bits(image).convert(self.mode))
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel; Pillow's own conversion of 16-bit images clips instead of scaling."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise InputError("an image of floating-point values has no known range; save it with 8 or 16 bits a channel")
-    return image
-
-
-class EpochLoader:
-    """Batches of a data set: shuffled as a function of (seed, epoch) for training, in order for evaluation.
-
-    A training epoch has whole batches only, unless the data set is smaller than one batch.
-
-    Args:
-        dataset: From `open_dataset`.
-        batch_size: Images per batch.
-        workers: Processes that load.
-        seed: Seed of order and augmentation; None for evaluation.
-    """
-
-    def __init__(self, dataset: ImageDataset, batch_size: int, workers: int, seed: int | None = None):
-        self.seed = seed
-        self.generator = torch.Generator()
-        self.loader: DataLoader[Any] = DataLoader(
-            dataset,  # type: ignore[arg-type]
-            batch_size=batch_size,
-            shuffle=seed is not None,
-            num_workers=workers,
-            drop_last=seed is not None and len(dataset) >= batch_size,
-            generator=self.generator,
-        )
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches (images (B, C, S, S), class indices (B)) of one epoch."""
-        if self.seed is not None:
-            seed_everything(self.seed, epoch)
-            self.generator.manual_seed(_mix(self.seed, epoch))
-        try:
-            yield from self.loader
-        except InputError as error:  # a worker process adds its traceback to the message
-            raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
-
-
-def seed_everything(seed: int, epoch: int = 0) -> None:
-    """Seed Python, NumPy and torch as a function of (seed, epoch), so that an epoch does not depend on those before."""
-    mixed = _mix(seed, epoch)
-    random.seed(mixed)
-    np.random.seed(mixed % 2**32)
-    torch.manual_seed(mixed)
-
-
-def _mix(seed: int, epoch: int) -> int:
-    return random.Random(f"supervit epoch {seed} {epoch}").getrandbits(63)
+        return InMode(modes[model.in_chans], transform, crops_centre=True)
+    transform = create_transform(
+        **common | {"interpolation": augmentation.train_interpolation or model.interpolation},
+        is_training=True,
+        scale=augmentation.scale,
+        ratio=augmentation.ratio,
+        hflip=augmentation.hflip,
+        color_jitter=None,
+        auto_augment=augmentation.auto_augment,
+        re_prob=augmentation.random_erasing,
+        re_mode="pixel",
+    )
+    return InMode(modes[model.in_chans], transform)

@@ -5,23 +5,32 @@ from pathlib import Path
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from supervit.data import SourceConfig, Split, Transform
+from supervit.data import SourceConfig, Split, read_image
 from supervit.errors import InputError
 
 
 class _ListedImageFolder(ImageFolder):
     """An image folder whose class indices come from a list instead of from the folders that happen to be there."""
 
-    def __init__(self, root: Path, names: list[str], transform: Transform, allow_missing: bool):
+    def __init__(self, root: Path, names: list[str], allow_missing: bool):
         self._names = names
-        super().__init__(str(root), transform=transform, loader=_read_image, allow_empty=allow_missing)
+        super().__init__(str(root), allow_empty=allow_missing)
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """The listed classes, whatever the directory holds."""
         return self._names, {name: index for index, name in enumerate(self._names)}
 
+    def read(self, record: int) -> tuple[Image.Image, int]:
+        """The decoded image and its class."""
+        path, label = self.samples[record]
+        return read_image(Path(path)), label
 
-def open_split(config: SourceConfig, split: Split, transform: Transform) -> ImageFolder:
+    def name_of(self, record: int) -> str:
+        """The path below the split's folder: CLASS/FILE."""
+        return str(Path(self.samples[record][0]).relative_to(self.root))
+
+
+def open_split(config: SourceConfig, split: Split) -> _ListedImageFolder:
     """The images of ROOT/SPLIT.
 
     Class indices are those of `class_list`, else of the sorted folders of train/ (of val/ where there is no train/).
@@ -49,7 +58,7 @@ def open_split(config: SourceConfig, split: Split, transform: Transform) -> Imag
         where = f"the list {str(config.class_list)!r}" if config.class_list else "train/"
         raise InputError(f"{str(folder)!r} has class folders that {where} lacks: {_some(unknown)}")
     try:
-        dataset = _ListedImageFolder(folder, names, transform, allow_missing=config.class_list is not None)
+        dataset = _ListedImageFolder(folder, names, allow_missing=config.class_list is not None)
     except FileNotFoundError as error:
         raise InputError(
             f"{str(folder)!r}: {str(error).partition('. Supported')[0]}; add images or remove the folders"
@@ -76,15 +85,6 @@ def _read_list(path: Path) -> list[str]:
     if not names or len(set(names)) != len(names):
         raise InputError(f"class_list {str(path)!r} must hold one class folder name per line, each once")
     return names
-
-
-def _read_image(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {path!r} cannot be read ({error}); remove or replace it") from error
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,190 @@
+"""Batches: which images, in which order, on which process, with which random numbers.
+
+All of it is a function of (seed, epoch, place in the epoch): order and augmentation depend neither on the epochs before nor on
+the number of workers, so a run that goes on within an epoch starts at the right batch without loading those before it.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from supervit.data._images import DamagedImage
+from supervit.data._sources import ImageDataset, is_stream, mix_seed
+from supervit.distributed import World
+from supervit.errors import InputError
+
+Damage = dict[str, str]  # names of damaged images, and what is the matter with them
+_Loaded = tuple[tuple[Any, ...] | None, Damage]  # a batch (None: all of it was damaged), and what was left out
+
+
+class EpochLoader:
+    """Batches (images (B, C, S, S), class indices (B), ...) of a data set, or of this process's part of it.
+
+    For training: shuffled, whole batches only, the same count on all processes (a data set smaller than one batch is one
+    batch); a damaged image is replaced by another one of its batch. For evaluation: in order, each image once over all
+    processes, the damaged ones left out. `damaged` says which these were.
+
+    Args:
+        dataset: From `open_dataset`.
+        batch_size: Images per batch and process.
+        workers: Processes that load, for each process that trains; 0 loads in that process.
+        seed: Seed of order and augmentation; None for evaluation.
+        repeats: How often an image is drawn in a row, augmented anew each time (repeated augmentation, Hoffer et al. 2020); an
+            epoch then sees 1 / repeats of the images.
+        world: This process among those that share the data.
+        max_damaged: Share of the data set that may be damaged.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        workers: int,
+        seed: int | None = None,
+        repeats: int = 1,
+        world: World | None = None,
+        max_damaged: float = 0.0,
+    ):
+        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
+        self.seed, self.repeats, self.max_damaged = seed, repeats, max_damaged
+        self.world = world or World()
+        self.damaged: Damage = {}
+        if seed is not None and len(dataset) < self.world.size:
+            raise InputError(f"{len(dataset)} training images cannot be shared by {self.world.size} processes; use fewer")
+        if repeats > 1 and is_stream(dataset.source):
+            raise InputError("repeated augmentation needs images in any order, a stream has one; set repeats to 1")
+
+    def __len__(self) -> int:
+        """Batches in an epoch of this process."""
+        images, size = len(self.dataset), self.world.size
+        if self.seed is not None:
+            return max(images // (self.batch_size * size), 1)
+        return len(range(0, len(range(self.world.rank, images, size)), self.batch_size))
+
+    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[tuple[Any, ...]]:
+        """The batches of one epoch, from `first_batch` on.
+
+        Raises:
+            InputError: more than `max_damaged` of the images are damaged, or all of a training batch.
+        """
+        parts: Any
+        if is_stream(self.dataset.source):
+            parts = {"dataset": _StreamedBatches(self, epoch, first_batch)}
+        else:
+            parts = {"dataset": _IndexedBatches(self.dataset), "sampler": self._batches(epoch)[first_batch:]}
+        loader: DataLoader[_Loaded] = DataLoader(
+            **parts, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
+        )
+        try:
+            for batch, damage in loader:
+                self._note(damage)
+                if batch is not None:
+                    yield batch
+        except InputError as error:  # a worker process adds its traceback to the message
+            raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
+
+    def _batches(self, epoch: int) -> list[list[tuple[int, int | None]]]:
+        """The (image, seed of its augmentation) of each batch of this process."""
+        images, rank, size = len(self.dataset), self.world.rank, self.world.size
+        if self.seed is None:
+            mine = range(rank, images, size)
+            return [[(image, None) for image in mine[at : at + self.batch_size]] for at in range(0, len(mine), self.batch_size)]
+        shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch)))
+        order = shuffled.repeat_interleave(self.repeats)[:images].tolist()
+        together = min(self.batch_size * size, images // size * size)
+        keyed = [(image, mix_seed(self.seed, epoch, place)) for place, image in enumerate(order)]
+        return [keyed[batch * together : (batch + 1) * together][rank::size] for batch in range(len(self))]
+
+    def _note(self, damage: Damage) -> None:
+        self.damaged |= damage
+        if len(self.damaged) > self.max_damaged * len(self.dataset):
+            some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.damaged.items())[:3])
+            raise InputError(
+                f"{len(self.damaged)} of {len(self.dataset)} images cannot be read, more than max_damaged = "
+                f"{self.max_damaged:g} allows: {some}{', ...' if len(self.damaged) > 3 else ''}; replace them or raise max_damaged"
+            )
+
+
+class _IndexedBatches:
+    """A data set whose keys are batches: lists of (image, seed)."""
+
+    def __init__(self, dataset: ImageDataset):
+        self.dataset = dataset
+
+    def __getitem__(self, batch: Sequence[tuple[int, int | None]]) -> _Loaded:
+        return _load(self.dataset, batch)
+
+
+class _StreamedBatches(IterableDataset[_Loaded]):
+    """The batches of a stream, whose parts are shared out over processes and their workers.
+
+    A worker that reaches the end of its part starts over in another order, so that every process has as many batches.
+    """
+
+    def __init__(self, loader: EpochLoader, epoch: int, first_batch: int):
+        self.dataset, self.batch_size, self.count = loader.dataset, loader.batch_size, len(loader)
+        self.world, self.seed, self.epoch, self.first_batch = loader.world, loader.seed, epoch, first_batch
+
+    def __iter__(self) -> Iterator[_Loaded]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        lane = (worker + self.first_batch) % workers  # batches go round the workers: who is first now was not at the start
+        part, parts = self.world.rank * workers + lane, self.world.size * workers
+        source: Any = self.dataset.source
+        if self.seed is None:
+            yield from (_load(self.dataset, batch) for batch in _chunks(((r, None) for r in source.records(part, parts)), self))
+            return
+        done = len(range(lane, self.first_batch, workers))
+        left = len(range(lane, self.count, workers)) - done
+        records = self._endless(part, parts)
+        for _ in range(done * self.batch_size):  # read past, but neither decoded nor augmented
+            next(records)
+        for place in range(done, done + left):
+            seeds = (mix_seed(self.seed, self.epoch, part, place, i) for i in range(self.batch_size))
+            yield _load(self.dataset, [(next(records), seed) for seed in seeds])
+
+    def _endless(self, part: int, parts: int) -> Iterator[Any]:
+        source: Any = self.dataset.source
+        for turn in count():
+            is_empty = True
+            for record in source.records(part, parts, mix_seed(self.seed, self.epoch, part, turn)):
+                is_empty = False
+                yield record
+            if is_empty:
+                raise InputError(f"part {part} of {parts} of the stream is empty; use fewer workers or more shards")
+
+
+def _chunks(records: Iterator[tuple[Any, None]], like: _StreamedBatches) -> Iterator[list[tuple[Any, None]]]:
+    chunk = []
+    for record in records:
+        chunk.append(record)
+        if len(chunk) == like.batch_size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _load(dataset: ImageDataset, batch: Sequence[tuple[Any, int | None]]) -> _Loaded:
+    """Load and collate; what is damaged is left out in evaluation, else replaced by another image of the batch."""
+    damage: Damage = {}
+    good, samples = [], []
+    for record, seed in batch:
+        try:
+            samples.append(dataset.load(record, seed))
+            good.append(record)
+        except DamagedImage as error:
+            damage[dataset.source.name_of(record)] = str(error)
+    is_training = batch[0][1] is not None
+    if not good:
+        if is_training:
+            name, reason = next(iter(damage.items()))
+            raise InputError(f"every image of a batch is damaged, such as {name!r} ({reason}); check the data")
+        return None, damage
+    if is_training:
+        seeds = [seed for _, seed in batch[len(good) :]]
+        samples += [dataset.load(good[i % len(good)], seed) for i, seed in enumerate(seeds)]
+    return default_collate(samples), damage

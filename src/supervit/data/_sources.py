@@ -1,0 +1,135 @@
+"""What a data source is, and a source with a transform."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from supervit.errors import InputError
+
+
+class Source(Protocol):
+    """The images of one split, by number."""
+
+    classes: list[str]
+    """Names of the classes, in index order."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, record: Any) -> tuple[Image.Image, int]:
+        """The decoded image and class index of a record: a number below the length, or what a stream yields.
+
+        Raises:
+            DamagedImage: this one cannot be read.
+        """
+        ...
+
+    def name_of(self, record: Any) -> str:
+        """Where the image is: its path below the split's folder, or another name that a user can find it by."""
+        ...
+
+
+class Stream(Source, Protocol):
+    """The images of one split, in an order of their own; the length is known all the same."""
+
+    def records(self, part: int, parts: int, seed: int | None = None) -> Iterator[Any]:
+        """The records of one of `parts` disjoint parts, undecoded, shuffled as a function of the seed (None: in order)."""
+        ...
+
+
+def is_stream(source: Source) -> bool:
+    """Whether a source yields its records in an order of its own."""
+    return hasattr(source, "records")
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A source with a transform.
+
+    Args:
+        source: Where images come from.
+        transform: From an image to a normalised tensor (C, S, S).
+    """
+
+    source: Source
+    transform: Callable[[Image.Image], Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in index order."""
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.load(index)
+
+    def load(self, record: Any, seed: int | None = None) -> Any:
+        """(Image tensor, class index) of a record, augmented as a function of the seed where there is one."""
+        if seed is not None:
+            seed_everything(seed)
+        image, label = self.source.read(record)
+        return self.transform(image), label
+
+
+@dataclass(frozen=True)
+class Limited:
+    """A part of a source.
+
+    Args:
+        source: The whole.
+        indices: The images of the part.
+    """
+
+    source: Source
+    indices: list[int]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of the whole, in index order."""
+        return self.source.classes
+
+    @classmethod
+    def draw(cls, source: Source, images: int) -> "Limited":
+        """That many images, drawn once and for all: the same ones in every run.
+
+        Raises:
+            InputError: there are not so many, or they come as a stream.
+        """
+        if is_stream(source):
+            raise InputError(f"limit {images} is not available for a stream of shards; leave it out, or stream fewer shards")
+        if not 1 <= images <= len(source):
+            raise InputError(f"limit {images} is not in 1...{len(source)}, the images that there are")
+        return cls(source, random.Random(f"supervit limit {images}").sample(range(len(source)), images))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, record: int) -> tuple[Image.Image, int]:
+        """The image and class index of a record of this part."""
+        return self.source.read(self.indices[record])
+
+    def name_of(self, record: int) -> str:
+        """The name of a record of this part."""
+        return self.source.name_of(self.indices[record])
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed Python, NumPy and torch as a function of these numbers, such as (seed, step)."""
+    mixed = mix_seed(*parts)
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed)
+
+
+def mix_seed(*parts: int) -> int:
+    """One seed, in [0, 2^63), of several numbers."""
+    return random.Random(f"supervit {parts}").getrandbits(63)
