@@ -9,7 +9,7 @@ from supervit import SuperViT
 from supervit.backbones import variant_config
 from supervit.config import SuperViTConfig
 
-torch.set_num_threads(2)  # one pool: two that spin for the same cores make small models ten times slower
+torch.set_num_threads(1)  # tests are small, and pools that spin for the same cores make them ten times slower
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,13 +88,20 @@ class Evaluate:
         points = _parse(self.complexities, model.config)
         dataset = open_dataset(self.data, self.split, model.config)
         _check_classes(dataset.classes, model.config)
-        loader = EpochLoader(dataset, self.data.batch_size, self.data.workers)
+        loader = EpochLoader(dataset, self.data.batch_size, self.data.workers, max_damaged=self.data.max_damaged)
         accuracies = evaluate(model, loader.epoch(), points)
+        for name, reason in loader.damaged.items():
+            print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)
         batch_size = self.data.batch_size
         throughputs = measure_throughput(model, points, batch_size, self.repeats) if self.repeats else None
         results = tabulate(model.config, points, accuracies, throughputs)
         context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
-        context |= {"images": len(dataset), "batch_size": batch_size, "repeats": self.repeats, **environment(device)}
+        context |= {
+            "images": len(dataset) - len(loader.damaged),
+            "batch_size": batch_size,
+            "repeats": self.repeats,
+            **environment(device),
+        }
         _report(results, self.out, context)
 
 
@@ -193,13 +201,15 @@ else:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one SuperViT by a recipe, then measure all its operating points."""
+    """Train one SuperViT by a recipe, then measure all its operating points; `supervit train --list` lists the recipes."""
 
     recipe: Annotated[_Recipe, tyro.conf.arg(name="")]
 
     def run(self) -> None:
         """Train, print the table."""
         results = run_training(self.recipe)
+        if os.environ.get("RANK", "0") != "0":  # one process of several talks
+            return
         print(markdown_table(results), end="")
         print(f"\nmodel: {self.recipe.out / 'model'}   table: results.md, .csv, .json   plot: tradeoff.png, .svg")
 
@@ -215,8 +225,12 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what a user can mend is one line on standard error and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _parse_arguments(arguments).run()
+        if arguments == ["train", "--list"]:  # beside the recipes, which are subcommands
+            _list_recipes()
+        else:
+            _parse_arguments(arguments).run()
     except (SuperViTError, OSError) as error:
         print(f"supervit: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -224,7 +238,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _parse_arguments(arguments: Sequence[str] | None) -> Any:
+def _list_recipes() -> None:
+    width = max(map(len, recipe_names()))
+    for name in recipe_names():
+        print(f"{name:{width}}  {describe_recipe(name)}")
+
+
+def _parse_arguments(arguments: Sequence[str]) -> Any:
     """The command asked for; a value that our own configs refuse is raised as they raised it, without tyro's box."""
     errors = io.StringIO()
     try:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from supervit._version import __version__
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
+from supervit.distributed import World
 from supervit.errors import InputError
 from supervit.macs import executed_macs, macs
 from supervit.model import SuperViT
@@ -47,7 +48,10 @@ class Result:
 
 @torch.inference_mode()
 def evaluate(
-    model: SuperViT, batches: Iterable[tuple[Tensor, Tensor]], complexities: Sequence[Complexity] | None = None
+    model: SuperViT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    complexities: Sequence[Complexity] | None = None,
+    world: World | None = None,
 ) -> dict[Complexity, Accuracy]:
     """Top-1 and top-5 of every operating point in one pass over the data.
 
@@ -55,6 +59,7 @@ def evaluate(
         model: Is put into evaluation mode for the pass.
         batches: Normalised images (B, C, S, S) and class indices (B).
         complexities: Operating points; default: the model's menu.
+        world: The processes that evaluate a part each; the accuracy is that of all parts together.
 
     Raises:
         InputError: no images, or a class index that the model does not have.
@@ -62,7 +67,7 @@ def evaluate(
     points = list(dict.fromkeys(complexities or model.config.space))
     device = next(model.parameters()).device
     hits = torch.zeros(len(points), 2, dtype=torch.long, device=device)
-    seen = 0
+    seen = torch.zeros((), dtype=torch.long)
     with _evaluation_mode(model):
         for images, labels in batches:
             if len(labels) and int(labels.max()) >= model.num_classes:
@@ -72,10 +77,12 @@ def evaluate(
                 is_hit = logits.topk(min(5, model.num_classes), dim=1).indices == labels[:, None]
                 hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
             seen += len(labels)
-    if not seen:
+    world = world or World()
+    images_seen = int(world.total(seen))
+    if not images_seen:
         raise InputError("no images to evaluate on")
-    percent = (100 * hits.cpu().double() / seen).tolist()
-    return {point: Accuracy(top1, top5, seen) for point, (top1, top5) in zip(points, percent, strict=True)}
+    percent = (100 * world.total(hits).cpu().double() / images_seen).tolist()
+    return {point: Accuracy(top1, top5, images_seen) for point, (top1, top5) in zip(points, percent, strict=True)}
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The training objective: labels teach the uncut paths, each cut path imitates the uncut one of its grid (Eq. 10)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,9 +9,15 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.errors import InputError
 
+Teacher = Literal["own_grid", "larger_grid", "labels"]
+
 
 def path_losses(
-    logits: Sequence[Tensor], complexities: Sequence[Complexity | str], targets: Tensor, label_smoothing: float = 0.0
+    logits: Sequence[Tensor],
+    complexities: Sequence[Complexity | str],
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    teacher: Teacher = "own_grid",
 ) -> list[Tensor]:
     """The loss of each path; Eq. 10 is their sum.
 
@@ -18,9 +25,13 @@ def path_losses(
 
     Args:
         logits: Logits (B, K) of each path, as from `SuperViT.forward_paths`.
-        complexities: The paths, in the same order; with every cut one also the uncut one of its grid size.
+        complexities: The paths, in the same order.
         targets: Class indices (B) or class probabilities (B, K).
         label_smoothing: Share of the target spread over all classes, in [0, 1].
+        teacher: `own_grid`: each cut path imitates the uncut one of its grid size, which must be among the paths.
+            `larger_grid`: moreover the uncut ones imitate that of the largest grid, which the labels teach (ours, after the
+            in-place distillation of Yu and Huang, "Universally Slimmable Networks", 2019). `labels`: cross-entropy
+            everywhere (the paper's Figure 4b).
 
     Returns:
         One scalar per path: batch means, temperature 1.
@@ -32,16 +43,27 @@ def path_losses(
     Differs: the paper prints KL(p_gm, p_g1); the direction here is the released one, which its results were made with.
     """
     points = [Complexity.of(complexity) for complexity in complexities]
-    uncut = {point: path for point, path in zip(points, logits, strict=True) if point.is_uncut}
+    by_point = dict(zip(points, logits, strict=True))
     losses = []
     for point, path in zip(points, logits, strict=True):
-        if point.is_uncut:
+        teaching = _teacher_of(point, points, teacher)
+        if teaching is None:
             losses.append(F.cross_entropy(path, targets, label_smoothing=label_smoothing))
-        elif point.uncut in uncut:
-            losses.append(distillation_loss(path, uncut[point.uncut]))
+        elif teaching in by_point:
+            losses.append(distillation_loss(path, by_point[teaching]))
         else:
-            raise InputError(f"path {point} has no teacher; ask for {point.uncut} in the same step")
+            raise InputError(f"path {point} has no teacher; ask for {teaching} in the same step")
     return losses
+
+
+def _teacher_of(point: Complexity, points: Sequence[Complexity], teacher: Teacher) -> Complexity | None:
+    """The path that a path imitates; None where the labels teach it."""
+    if teacher == "labels":
+        return None
+    if not point.is_uncut:
+        return point.uncut
+    largest = max(other.grid_size for other in points)
+    return Complexity(largest) if teacher == "larger_grid" and point.grid_size < largest else None
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

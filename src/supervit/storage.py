@@ -42,6 +42,16 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def flush_to_disk(directory: Path) -> None:
+    """Wait until the files of a directory are on the disk, so that not even a power cut leaves empty ones."""
+    for path in [*directory.iterdir(), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
     """Write weights and config, each whole or not at all.
 

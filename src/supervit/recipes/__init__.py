@@ -1,29 +1,55 @@
-"""Recipes: one file is one recipe, with one function `recipe()` that returns its `TrainConfig`.
+"""Recipes: every public function of a file here is a recipe; it returns the config of a training run.
 
-An ablation is `dataclasses.replace` on another recipe's config.
+The name of the function is the name of the recipe. An ablation is `dataclasses.replace` on another recipe's config.
 """
 
+import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
+from supervit.errors import unknown_name
 from supervit.plugins import load_plugin, plugin_names
 from supervit.train import TrainConfig
+
+Recipe = Callable[[], TrainConfig]
+
+
+@cache
+def _recipes() -> dict[str, Recipe]:
+    """All recipes by name, in the order of their files and lines."""
+    package = sys.modules[__name__]
+    modules = [load_plugin(package, name) for name in plugin_names(package)]
+    return {
+        name: function
+        for module in modules
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+    }
 
 
 def recipe_names() -> list[str]:
     """The names of all recipes."""
-    return plugin_names(sys.modules[__name__])
+    return list(_recipes())
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in _recipes():
+        raise unknown_name("recipe", name, recipe_names())
+    return _recipes()[name]
 
 
 def load_recipe(name: str) -> TrainConfig:
-    """The config of a recipe.
+    """The config of a recipe; its run goes to `runs/NAME`.
 
     Raises:
         InputError: no such recipe; the message lists the near names.
     """
-    config: TrainConfig = load_plugin(sys.modules[__name__], name).recipe()
-    return config
+    return replace(_recipe(name)(), out=Path("runs", name))
 
 
 def describe_recipe(name: str) -> str:
     """The first line of a recipe's documentation."""
-    return str(load_plugin(sys.modules[__name__], name).__doc__).strip().partition("\n")[0]
+    return str(_recipe(name).__doc__).strip().partition("\n")[0]

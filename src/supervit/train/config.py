@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.data import DataConfig
 from supervit.errors import InputError
+from supervit.objective import Teacher
 
 _NO_TRAJECTORY = {
-    "out", "resume", "device", "log_every", "save_every", "eval_every", "keep_checkpoints", "plot",
-    "throughput_batch_size", "throughput_repeats", "data.root", "data.class_list", "data.workers",
+    "out", "resume", "device", "log_every", "save_every", "save_minutes", "eval_every", "keep_checkpoints", "plot",
+    "tensorboard", "wandb", "throughput_batch_size", "throughput_repeats",
+    "data.root", "data.class_list", "data.download", "data.workers", "data.max_damaged",
 }  # fmt: skip
 
 
@@ -36,8 +39,14 @@ class TrainConfig:
     """Torch device; auto takes the GPU if there is one."""
     epochs: int = 300
     """Passes over the training data."""
+    cooldown_epochs: int = 0
+    """Further passes at the lowest learning rate."""
     lr: float = 1e-3
-    """Peak learning rate, not scaled by the batch size."""
+    """Peak learning rate."""
+    lr_batch_size: int | None = None
+    """Global batch size that `lr` is meant for: the peak is lr * global batch / this; default: lr as it is."""
+    lr_per_epoch: bool = False
+    """Change the learning rate once an epoch, as DeiT does, instead of each step."""
     min_lr: float = 1e-5
     """Learning rate at the end of the cosine."""
     warmup_lr: float = 1e-6
@@ -58,14 +67,31 @@ class TrainConfig:
     """Parts of a batch that are run one after the other to save memory (gradient accumulation); the step stays the same."""
     grad_checkpointing: bool = False
     """Recompute the blocks in the backward pass instead of keeping their activations."""
-    all_paths: bool = False
-    """Run all operating points in each step instead of the sampled four."""
+    paths: tuple[str, ...] = ()
+    """Operating points of every step, such as 8@0.5, or all; default: the paper's four, drawn anew in each step."""
+    teacher: Teacher = "own_grid"
+    """Who teaches: labels the uncut points and these their cut ones (own_grid); moreover the largest grid the smaller ones
+    (larger_grid); or labels everywhere."""
+    backward: Literal["joint", "per_grid"] = "joint"
+    """One backward pass over all paths, or one per grid size, which keeps the activations of one grid at a time."""
+    compile: bool = False
+    """Compile the blocks (`torch.compile`, one dynamic graph for all token counts); the first steps take minutes."""
     ema_decay: float | None = None
-    """Decay of the averaged weights (less in the first steps), which are then evaluated and kept as the model; or None."""
+    """Decay of the averaged weights, or None."""
+    ema_warmup: bool = True
+    """Average over fewer steps at the start."""
+    evaluate_ema: bool = True
+    """Evaluate and keep the averaged weights (if there are such) as the model; else they are kept beside it (model_ema)."""
     log_every: int = 50
-    """Steps between log entries and checks that the loss is finite."""
+    """Steps between log entries and checks that losses and gradients are finite."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard too, into `out`/tensorboard (needs tensorboard)."""
+    wandb: str | None = None
+    """Send the log to this project of Weights & Biases too (needs wandb)."""
     save_every: int = 1
     """Epochs between checkpoints; the last epoch always writes one."""
+    save_minutes: float = 30
+    """Minutes between checkpoints within an epoch; 0 for none."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     eval_every: int = 10
@@ -90,7 +116,16 @@ class TrainConfig:
         for name in ("lr", *counts):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} {getattr(self, name)!r} must be more than 0")
-        for name in ("min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "throughput_repeats"):
+        unsigned = (
+            "min_lr",
+            "warmup_lr",
+            "warmup_epochs",
+            "cooldown_epochs",
+            "weight_decay",
+            "throughput_repeats",
+            "save_minutes",
+        )
+        for name in unsigned:
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} {getattr(self, name)!r} must be at least 0")
         if not 0 <= self.label_smoothing <= 1:
@@ -99,6 +134,32 @@ class TrainConfig:
             raise InputError(f"ema_decay {self.ema_decay} is not in [0, 1); leave it out for no average")
         if self.clip_grad is not None and not self.clip_grad > 0:
             raise InputError(f"clip_grad {self.clip_grad} must be more than 0; leave it out for no clipping")
+        if self.lr_batch_size is not None and self.lr_batch_size < 1:
+            raise InputError(f"lr_batch_size {self.lr_batch_size} must be at least 1; leave it out for lr as it is")
+        self._check_paths()
+
+    def _check_paths(self) -> None:
+        if self.paths != ("all",):
+            points = [Complexity.of(path) for path in self.paths]
+            for point in points:
+                if point.grid_size not in self.model.grid_sizes and self.init is None:
+                    raise InputError(f"path {point} is not of the model's grid sizes {self.model.grid_sizes}; add it there")
+                if self.teacher != "labels" and point.uncut not in points:
+                    raise InputError(f"path {point} has no teacher; add {point.uncut} to paths, or set teacher to labels")
+            if len(set(points)) != len(points):
+                raise InputError(f"paths {self.paths!r} must not name a point twice")
+        if self.backward == "per_grid" and self.teacher == "larger_grid":
+            raise InputError("backward per_grid forgets the larger grid before the smaller ones; set backward to joint")
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs with the cooldown."""
+        return self.epochs + self.cooldown_epochs
+
+    @property
+    def points(self) -> tuple[Complexity, ...]:
+        """The operating points that are evaluated: those of `paths` where these are given, else the menu."""
+        return tuple(self.model.space) if self.paths in ((), ("all",)) else tuple(map(Complexity.of, self.paths))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""

@@ -1,7 +1,10 @@
 """What a run writes down: losses per path, accuracy, learning rate, throughput."""
 
 import json
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +12,137 @@ import torch
 from torch import Tensor
 
 from supervit.complexity import Complexity
+from supervit.distributed import World
+from supervit.errors import InputError
 
 
 class Window:
-    """Losses and time of the steps since the last log entry; kept on the device until they are read."""
+    """The steps since the last log entry; losses and norms stay on the device until they are read."""
 
     def __init__(self) -> None:
         self.images = 0
         self.start = time.perf_counter()
-        self.totals: list[Tensor] = []
-        self.losses: dict[Complexity, list[Tensor]] = {}
+        self.waited_s = 0.0
+        self.steps: list[tuple[int, float, tuple[Complexity, ...]]] = []  # step, learning rate, paths
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
 
-    def add(self, images: int, paths: tuple[Complexity, ...], losses: Tensor) -> None:
-        """Add one step: its images, its paths and their losses."""
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within: the time counts as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited_s += time.perf_counter() - start
+
+    def add(self, step: int, lr: float, images: int, paths: tuple[Complexity, ...], losses: Tensor, norm: Tensor) -> None:
+        """Add one step: its images, paths, their losses (P) and the norm of the gradient."""
         self.images += images
-        self.totals.append(losses.sum())
-        for path, loss in zip(paths, losses.unbind(), strict=True):
-            self.losses.setdefault(path, []).append(loss)
+        self.steps.append((step, lr, paths))
+        self._losses.append(losses)
+        self._norms.append(norm)
 
-    def mean_losses(self) -> dict[Complexity, float]:
-        """Mean loss of each path over the steps that ran it."""
-        return {path: float(torch.stack(self.losses[path]).mean()) for path in sorted(self.losses)}
+    def read(self, world: World) -> "WindowMeans":
+        """Means over the steps and the processes; every process must ask. The one wait for the device of a window."""
+        values = world.total(torch.cat([*self._losses, torch.stack(self._norms)])) / world.size
+        *losses, norms = values.cpu().split([*(len(losses) for losses in self._losses), len(self._norms)])
+        return WindowMeans(self, losses, norms.tolist(), world.size)
 
-    def mean_total(self) -> float:
-        """Mean over the steps of the summed loss."""
-        return float(torch.stack(self.totals).mean())
 
-    def throughput_ips(self) -> float:
-        """Images per second since the last entry."""
-        return self.images / (time.perf_counter() - self.start)
+class WindowMeans:
+    """A window's numbers, read from the device.
+
+    Args:
+        window: The window.
+        losses: Losses (P) of each step.
+        norms: Gradient norm of each step.
+        processes: Processes that trained.
+    """
+
+    def __init__(self, window: Window, losses: list[Tensor], norms: list[float], processes: int):
+        seconds = time.perf_counter() - window.start
+        self.images_per_s = window.images * processes / seconds
+        self.data_wait = window.waited_s / seconds
+        self.is_good = [bool(step.isfinite().all()) and math.isfinite(norm) for step, norm in zip(losses, norms, strict=True)]
+        self._steps, self._losses, self._norms = window.steps, losses, norms
+
+    def bad_step(self) -> str | None:
+        """The first step whose losses or gradients are not finite, in words."""
+        for (step, lr, paths), losses, good in zip(self._steps, self._losses, self.is_good, strict=True):
+            if not good:
+                bad = [str(path) for path, loss in zip(paths, losses.tolist(), strict=True) if not math.isfinite(loss)]
+                what = f"the loss of {', '.join(bad)}" if bad else "the gradient"
+                return f"{what} is not finite in step {step} (learning rate {lr:.3g})"
+        return None
+
+    def entry(self) -> dict[str, Any]:
+        """The log entry; steps that are not finite are counted and left out of the means."""
+        per_path: dict[Complexity, list[float]] = {}
+        totals, norms = [], []
+        for (_, _, paths), losses, norm, good in zip(self._steps, self._losses, self._norms, self.is_good, strict=True):
+            if good:
+                totals.append(float(losses.sum()))
+                norms.append(norm)
+                for path, loss in zip(paths, losses.tolist(), strict=True):
+                    per_path.setdefault(path, []).append(loss)
+        return {
+            "loss": _mean(totals),
+            "losses": {str(path): _mean(per_path[path]) for path in sorted(per_path)},
+            "grad_norm": _mean(norms),
+            "skipped_steps": self.is_good.count(False),
+            "images_per_s": self.images_per_s,
+            "data_wait": self.data_wait,
+        }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 class RunLog:
-    """A log of JSON objects, one a line, each with the time (Unix seconds); appended to when a run goes on."""
+    """A log of JSON objects, one a line, each with the time (Unix seconds); appended to when a run goes on.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        directory: Of the run; the log is its `log.jsonl`.
+        tensorboard: Whether numbers go to TensorBoard too.
+        wandb: Project of Weights & Biases that numbers go to too, or None.
 
-    def write(self, **values: Any) -> None:
-        """Append one entry."""
+    Raises:
+        InputError: what was asked for is not installed.
+    """
+
+    def __init__(self, directory: Path, tensorboard: bool = False, wandb: str | None = None):
+        self.path = directory / "log.jsonl"
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise InputError("--tensorboard needs tensorboard; pip install 'supervit[tensorboard]'") from error
+            self._tensorboard = SummaryWriter(str(directory / "tensorboard"))
+        if wandb is not None:
+            try:
+                import wandb as weights_and_biases
+            except ImportError as error:
+                raise InputError("--wandb needs wandb; pip install wandb") from error
+            name = directory.resolve().name
+            self._wandb = weights_and_biases.init(project=wandb, dir=directory, id=name, name=name, resume="allow")
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """Append one entry; its numbers, also those one level down, go to the other logs as `event/name/key`."""
         with self.path.open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+            file.write(json.dumps({"time": round(time.time(), 3), "event": event, "step": step, **values}) + "\n")
+        numbers = {
+            f"{event}/{name}": number
+            for key, value in values.items()
+            for name, number in (
+                {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+            ).items()
+            if isinstance(number, int | float)
+        }
+        if self._tensorboard is not None:
+            for name, number in numbers.items():
+                self._tensorboard.add_scalar(name, number, step)
+            self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)

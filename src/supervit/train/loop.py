@@ -1,43 +1,45 @@
-"""The loop: sample paths, one forward over their prefix tree, the summed objective, one update."""
+"""The loop: sample paths, one forward over their prefix tree, the summed objective, one update.
+
+Every random choice is a function of the seed and of where the run stands (`seed_everything`), so there is no random state to
+keep: what goes on from a checkpoint does what an uninterrupted run does.
+"""
 
 import json
-import math
-import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from supervit.complexity import Complexity, sample_paths
+from supervit.complexity import Complexity
 from supervit.data import EpochLoader, open_dataset, seed_everything
+from supervit.distributed import World
 from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, pick_device, tabulate
 from supervit.model import SuperViT
-from supervit.objective import path_losses
 from supervit.report import check_plotting, write_report
 from supervit.storage import make_directory, write_text
-from supervit.train.checkpoint import checkpoints, read_state, write_checkpoint
+from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
 from supervit.train.config import TrainConfig
-from supervit.train.log import RunLog, Window
+from supervit.train.log import RunLog, Window, WindowMeans
 from supervit.train.optimizer import make_optimizer, make_scheduler
 from supervit.train.start import give_classes, load_start, with_classes
+from supervit.train.step import GradientStep, compile_blocks, step_paths
 
-_AUTOCAST = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MOST_OVERFLOWS = 50  # steps in a row; the scaler starts at 2^16 and halves in each
 
 
 def run_training(config: TrainConfig) -> list[Result]:
-    """Train one SuperViT and measure its operating points.
+    """Train one SuperViT and measure its operating points; under `torchrun`, one of the processes that do it together.
 
     Writes into `config.out`: `train_config.json`, `log.jsonl`, `checkpoints/`, at the end `model/` (what `supervit.load`
     takes), the table `results.{csv,json,md}` and the plot `tradeoff.{png,svg}`.
@@ -46,49 +48,63 @@ def run_training(config: TrainConfig) -> list[Result]:
     same weights that an uninterrupted run ends with.
 
     Returns:
-        One result per operating point of the menu.
+        One result per operating point; images/s on the first process alone.
 
     Raises:
         InputError: the config, the data or the output directory cannot be used.
-        TrainingError: the loss or the weights are no longer finite; the newest good checkpoint is kept.
+        TrainingError: losses, gradients or weights are no longer finite, or a checkpoint cannot be written; the newest good
+            checkpoint is kept.
     """
     if config.plot:
         check_plotting()
     make_directory(config.out)
-    run = _Run(config)
-    run.train()
-    return run.finish()
+    world, device = World.join(config.device)
+    try:
+        run = _Run(config, world, pick_device(device))
+        run.train()
+        return run.finish()
+    finally:
+        world.leave()
 
 
 class _Run:
     """State of one training run."""
 
-    def __init__(self, config: TrainConfig):
-        self.device = pick_device(config.device)
+    def __init__(self, config: TrainConfig, world: World, device: torch.device):
+        self.world, self.device = world, device
         loaded = load_start(config.init, config.model) if config.init is not None else None
         model_config = config.model if loaded is None else loaded.config
-        train_set = open_dataset(config.data, "train", model_config, augmentation=config.data)
-        val_set = open_dataset(config.data, "val", model_config)
-        seed_everything(config.seed)
+        data = config.data
+        train_set = open_dataset(data, "train", model_config, augmentation=data)
+        val_set = open_dataset(data, "val", model_config)
+        seed_everything("weights", config.seed)
         if loaded is None:
             loaded = SuperViT(with_classes(config.model, train_set.classes))
         else:
             give_classes(loaded, train_set.classes)
-        self.model = loaded.to(self.device)
+        self.model = loaded.to(device)
         self.model.set_grad_checkpointing(config.grad_checkpointing)
         self.config = config = replace(config, model=loaded.config)
-        self.train_loader = EpochLoader(train_set, config.data.batch_size, config.data.workers, config.seed)
-        self.val_loader = EpochLoader(val_set, config.data.batch_size, config.data.workers)
-        self.optimizer = make_optimizer(self.model, config)
+        shared: dict[str, Any] = {"world": world, "max_damaged": data.max_damaged}
+        self.train_loader = EpochLoader(train_set, data.batch_size, data.workers, config.seed, data.repeats, **shared)
+        self.val_loader = EpochLoader(val_set, data.batch_size, data.workers, **shared)
+        self.named_damage: set[str] = set()
+        self.optimizer = make_optimizer(self.model, config, world)
         self.scheduler = make_scheduler(self.optimizer, config, len(self.train_loader))
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
-        self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True) if config.ema_decay is not None else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.ema = None
+        if config.ema_decay is not None:
+            self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=config.ema_warmup)
+        if config.compile:
+            compile_blocks(self.model)
+        self.gradient_step = GradientStep(self.model, config, world, self.scaler)
         self.step = 0  # steps done
-        self.random_state: dict[str, Any] | None = None  # of the checkpoint, until the loop has taken it
+        self.overflows = 0  # steps in a row that were not finite
+        self.saved_at = time.monotonic()
         self.must_stop = False
         self.accuracies: dict[Complexity, Accuracy] = {}  # of the newest evaluation
         self._open_directory()
-        self.log = RunLog(config.out / "log.jsonl")
+        self.log = RunLog(config.out, config.tensorboard, config.wandb) if world.is_main else None
 
     @property
     def epoch(self) -> int:
@@ -97,16 +113,26 @@ class _Run:
 
     @property
     def evaluated_model(self) -> SuperViT:
-        """The averaged weights where there are such, else the weights in training."""
-        return self.ema.module if self.ema is not None else self.model
+        """The weights that are evaluated and kept as the model: the averaged ones if so configured."""
+        return self.ema.module if self.ema is not None and self.config.evaluate_ema else self.model
+
+    def _say(self, text: str) -> None:
+        if self.world.is_main:
+            tqdm.write(text)
+
+    def _write_log(self, event: str, **values: Any) -> None:
+        if self.log is not None:
+            self.log.write(event, self.step, **values)
+
+    # --- beginning and going on -----------------------------------------------------------------------------------
 
     def _open_directory(self) -> None:
-        """Resume from the newest checkpoint if asked to; never write over another run."""
+        """Resume from the newest good checkpoint if asked to; never write over another run."""
         found = checkpoints(self.config.out)
         path = self.config.out / "train_config.json"
         if found and not self.config.resume:
             raise InputError(f"{str(self.config.out)!r} holds a run already; resume it (--resume) or name another directory")
-        wanted = self.config.trajectory()
+        wanted = {**self.config.trajectory(), "processes": self.world.size}
         if found:
             before = json.loads(path.read_text())
             if differing := sorted(key for key in wanted if wanted[key] != before.get(key)):
@@ -114,23 +140,39 @@ class _Run:
                     f"the run in {str(self.config.out)!r} was started with another {', '.join(differing)}; "
                     "resume needs the same"
                 )
-            self._load(found[-1])
-        write_text(path, json.dumps(wanted, indent=2) + "\n")
+            self._resume(found)
+        if self.world.is_main:
+            write_text(path, json.dumps(wanted, indent=2) + "\n")
 
-    def _load(self, checkpoint: Path) -> None:
-        state = read_state(checkpoint)
-        self.model.load_state_dict(SuperViT.from_pretrained(checkpoint).state_dict())
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.step, self.random_state = state["step"], state["random_state"]
+    def _resume(self, found: list[Path]) -> None:
+        """Go on from the newest checkpoint that can be read; newer ones are set aside."""
+        problems = []
+        for checkpoint in reversed(found):
+            try:
+                weights, state = read_checkpoint(checkpoint)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
+            self.step = state["step"]
+            self.world.gather(None)  # all have read, so names may change
+            for damaged, problem in zip(reversed(found), problems, strict=False):
+                if self.world.is_main:
+                    self._say(f"skipped a damaged checkpoint, now {set_aside(damaged)}: {problem}")
+            return
+        raise InputError(f"no checkpoint in {str(self.config.out)!r} can be read: {'; '.join(problems)}; start anew")
+
+    # --- training -------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
         """All steps that are left."""
-        total = self.config.epochs * len(self.train_loader)
-        options: dict[str, Any] = {"total": total, "initial": self.step, "unit": "step", "disable": None, "mininterval": 1}
-        with self._stopping_on_sigterm(), tqdm(**options) as bar:
+        total = self.config.all_epochs * len(self.train_loader)
+        options: dict[str, Any] = {"total": total, "initial": self.step, "unit": "step", "mininterval": 1}
+        with self._stopping_on_sigterm(), tqdm(**options, disable=None if self.world.is_main else True) as bar:
             while self.step < total:
                 self._train_epoch(bar)
                 is_last = self.step == total
@@ -160,130 +202,118 @@ class _Run:
     def _train_epoch(self, bar: "tqdm[Any]") -> None:
         """The steps from here to the end of the epoch."""
         self.model.train()
+        self.scheduler.step(self.epoch)
+        batches = self.train_loader.epoch(self.epoch, first_batch=self.step % len(self.train_loader))
+        epoch_ends = (self.epoch + 1) * len(self.train_loader)
         window = Window()
-        done = self.step % len(self.train_loader)
-        batches = self.train_loader.epoch(self.epoch)
-        for _ in islice(batches, done):
-            pass  # loaded once more, so that workers draw the random numbers that they drew before
-        if self.random_state is not None:
-            _set_random_state(self.random_state)
-            self.random_state = None
-        for images, labels in batches:
-            self.scheduler.step_update(self.step)
-            paths = self._paths(self.step)
-            window.add(len(labels), paths, self._update(images.to(self.device), labels.to(self.device), paths))
-            self.step += 1
+        while self.step < epoch_ends:
+            with window.waiting():
+                images, labels = next(batches)
+            self._train_step(images, labels, window)
             bar.update()
-            if self.step % self.config.log_every == 0 or self.step % len(self.train_loader) == 0:
-                self._log_window(window, bar)
+            if self.step % self.config.log_every == 0 or self.step == epoch_ends:
+                self._log_window(window.read(self.world), bar)
                 window = Window()
-            if self.must_stop:
-                tqdm.write(f"stopped by SIGTERM after step {self.step}; wrote {self._save()}; go on with --resume")
+            if self.world.any(self.must_stop):
+                self._save()
+                self._say(f"stopped by SIGTERM after step {self.step}; go on with --resume")
                 raise SystemExit(128 + signal.SIGTERM)
+            if self.config.save_minutes and time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
+                self._save()
 
-    def _paths(self, step: int) -> tuple[Complexity, ...]:
-        space = self.config.model.space
-        return tuple(space) if self.config.all_paths else sample_paths(space, self.config.seed, step)
-
-    def _update(self, images: Tensor, labels: Tensor, paths: tuple[Complexity, ...]) -> Tensor:
-        """One step; the losses of the paths, detached."""
+    def _train_step(self, images: torch.Tensor, labels: torch.Tensor, window: Window) -> None:
+        """One update; nothing here waits for the device."""
+        seed_everything("step", self.config.seed, self.step, self.world.rank)
+        self.scheduler.step_update(self.step)
+        paths = step_paths(self.config, self.step)
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
         self.optimizer.zero_grad(set_to_none=True)
-        dtype = _AUTOCAST[self.config.precision]
-        total = torch.zeros(len(paths), device=self.device)
-        parts = self.config.micro_batches
-        for part_images, part_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                logits = self.model(part_images, paths)
-            losses = path_losses([path.float() for path in logits], paths, part_labels, self.config.label_smoothing)
-            share = torch.stack(losses) * (len(part_labels) / len(labels))
-            self.scaler.scale(share.sum()).backward()
-            total += share.detach()
+        losses = self.gradient_step(images, labels, paths)
+        self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if self.config.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_grad, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        return total
-
-    def _log_window(self, window: Window, bar: "tqdm[Any]") -> None:
-        losses, epoch = window.mean_losses(), (self.step - 1) // len(self.train_loader) + 1
-        if bad := [str(path) for path, loss in losses.items() if not math.isfinite(loss)]:
-            raise self._diverged(f"the loss of {', '.join(bad)} is")
-        total = window.mean_total()
-        bar.set_postfix(epoch=epoch, loss=f"{total:.3f}", images_per_s=f"{window.throughput_ips():.0f}")
-        self.log.write(
-            event="train", epoch=epoch, step=self.step, loss=total, lr=self._lr(), images_per_s=window.throughput_ips(),
-            losses={str(path): loss for path, loss in losses.items()},
-        )  # fmt: skip
-
-    def _diverged(self, what: str) -> TrainingError:
-        kept = checkpoints(self.config.out)
-        hint = f"start anew from the last good weights: --init {kept[-1]}" if kept else "there is no checkpoint yet"
-        return TrainingError(
-            f"{what} not finite in the steps up to {self.step} (learning rate {self._lr():.3g}); "
-            f"lower lr or set clip_grad; {hint}"
-        )
+        window.add(self.step, self._lr(), len(images), paths, losses, norm)
+        self.step += 1
 
     def _lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _save(self) -> Path:
+    def _log_window(self, means: WindowMeans, bar: "tqdm[Any]") -> None:
+        for good in means.is_good:
+            self.overflows = 0 if good else self.overflows + 1
+        if (bad := means.bad_step()) and (not self.scaler.is_enabled() or self.overflows >= _MOST_OVERFLOWS):
+            raise self._diverged(bad)
+        entry = means.entry()
+        loss = "-" if entry["loss"] is None else f"{entry['loss']:.3f}"
+        epoch = (self.step - 1) // len(self.train_loader) + 1
+        bar.set_postfix(epoch=epoch, loss=loss, images_per_s=f"{means.images_per_s:.0f}", wait=f"{means.data_wait:.0%}")
+        self._write_log("train", epoch=epoch, lr=self._lr(), **entry)
+        self._log_damage(self.train_loader)
+
+    def _log_damage(self, loader: EpochLoader) -> None:
+        """Name the images that have been skipped since the last time, of all processes."""
+        for damaged in self.world.gather(loader.damaged):
+            for name, reason in damaged.items():
+                if name not in self.named_damage:
+                    self.named_damage.add(name)
+                    self._write_log("damaged", image=name, reason=reason, count=len(self.named_damage))
+                    self._say(f"skipped a damaged image, {len(self.named_damage)} so far: {name} ({reason})")
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = checkpoints(self.config.out)
+        hint = f"start anew from the last good weights: --init {kept[-1]}" if kept else "there is no checkpoint yet"
+        return TrainingError(f"{what}; lower lr or set clip_grad; {hint}")
+
+    def _save(self) -> None:
         """Write a checkpoint, unless the last update broke the weights: the loss shows that a step later."""
+        self.saved_at = time.monotonic()
+        if not self.world.is_main:
+            return
         for module in (self.model, self.evaluated_model):
             if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
-                raise self._diverged("the weights are")
+                raise self._diverged(f"the weights are not finite after step {self.step}")
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
-            "random_state": _random_state() if self.step % len(self.train_loader) else None,  # an epoch seeds itself
         }
-        return write_checkpoint(self.config.out, self.step, self.model, state, self.config.keep_checkpoints)
+        write_checkpoint(self.config.out, self.step, self.model, state, self.config.keep_checkpoints)
+
+    # --- measuring ------------------------------------------------------------------------------------------------
 
     def _evaluate_epoch(self) -> None:
-        self.accuracies = accuracies = evaluate(self.evaluated_model, self.val_loader.epoch())
+        points = self.config.points
+        self.accuracies = accuracies = evaluate(self.evaluated_model, self.val_loader.epoch(), points, self.world)
+        self._log_damage(self.val_loader)
         top1 = {str(point): accuracy.top1 for point, accuracy in accuracies.items()}
-        self.log.write(event="evaluate", epoch=self.epoch, top1=top1)
-        largest = self.config.model.space.largest
-        tqdm.write(
-            f"epoch {self.epoch}/{self.config.epochs}: top-1 {accuracies[largest].top1:.2f} % at {largest}, "
+        self._write_log("evaluate", epoch=self.epoch, top1=top1)
+        dearest = max(points)
+        self._say(
+            f"epoch {self.epoch}/{self.config.all_epochs}: top-1 {accuracies[dearest].top1:.2f} % at {dearest}, "
             f"{min(top1.values()):.2f} % at the worst operating point"
         )
 
     def finish(self) -> list[Result]:
         """Write the final model, measure it, write table and plot."""
-        model, config = self.evaluated_model, self.config
+        model, config, points = self.evaluated_model, self.config, self.config.points
+        if not self.world.is_main:
+            return tabulate(config.model, points, self.accuracies)
         model.save(config.out / "model")
-        points, accuracies, throughputs = list(config.model.space), self.accuracies, None
+        if self.ema is not None and not config.evaluate_ema:
+            self.ema.module.save(config.out / "model_ema")
+        throughputs = None
         if config.throughput_repeats:
             throughputs = measure_throughput(model, points, config.throughput_batch_size, config.throughput_repeats)
-        results = tabulate(config.model, points, accuracies, throughputs)
-        images = next(iter(accuracies.values())).images
+        results = tabulate(config.model, points, self.accuracies, throughputs)
+        images = next(iter(self.accuracies.values())).images
         context = {"model": str(config.out / "model"), "data": config.data.name, "images": images, **environment(self.device)}
         title = f"One SuperViT, {len(points)} operating points ({config.data.name})"
         write_report(results, config.out, context, title, plot=config.plot)
         return results
-
-
-def _random_state() -> dict[str, Any]:
-    """State of the random generators of this process, in types that a safe load takes."""
-    numpy_state = np.random.get_state(legacy=False)
-    return {
-        "python": random.getstate(),
-        "numpy": json.dumps(numpy_state, default=lambda array: array.tolist()),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    numpy_state = json.loads(state["numpy"])
-    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
-    np.random.set_state(numpy_state)
-    torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
