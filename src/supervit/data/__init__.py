@@ -34,10 +34,13 @@ class SourceConfig:
     """Source: the name of a file in `supervit/data`, such as image_folder or digits."""
     root: Path | None = None
     """Folder of the data, where the source needs one (image_folder: with train/CLASS/* and val/CLASS/*)."""
+    repository: str | None = None
+    """Name of a data set on the Hugging Face hub, such as uoft-cs/cifar10 (source hugging_face, instead of `root`)."""
     class_list: Path | None = None
-    """Text file with one class folder name per line in index order; then folders may be missing. Default: sorted folders."""
+    """Text file with one class name per line in index order; image_folder: class folders, of which some may then be missing
+    (default: sorted folders); webdataset: default ROOT/classes.txt."""
     download: bool = False
-    """Fetch the data set into `root` if it is not there (sources that have a public address: cifar10, fashion_mnist, ...)."""
+    """Fetch the data set into `root` if it is not there (cifar10, cifar100, fashion_mnist)."""
     batch_size: int = 256
     """Images per step and process (the global batch is this times the number of processes)."""
     workers: int = 2
@@ -50,6 +53,26 @@ class SourceConfig:
             raise InputError(f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0")
         if not 0 <= self.max_damaged <= 1:
             raise InputError(f"max_damaged {self.max_damaged} is not in [0, 1]")
+
+    def folder(self, layout: str) -> Path:
+        """The folder of the data, for sources that need one.
+
+        Raises:
+            InputError: none is given; says what it must hold (`layout`).
+        """
+        if self.root is None:
+            raise InputError(f"{self.name} needs the folder of the data, --data.root ({layout})")
+        return self.root
+
+    def refuse(self, *options: str) -> None:
+        """Check that these options, for which a source has no use, are not set.
+
+        Raises:
+            InputError: one of them is.
+        """
+        for option in options:
+            if value := getattr(self, option):
+                raise InputError(f"{self.name} has no use for {option}={str(value)!r}; leave {option} out")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from supervit.errors import InputError
@@ -29,9 +29,11 @@ def read_image(file: Path | bytes) -> Image.Image:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             image.load()
             return image
+    except UnidentifiedImageError as error:  # whose text names a file object
+        raise DamagedImage("not an image of a known format") from error
     # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
     except Exception as error:
-        raise DamagedImage(f"{error}") from error
+        raise DamagedImage(str(error) or type(error).__name__) from error
 
 
 @dataclass(frozen=True)

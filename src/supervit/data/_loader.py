@@ -5,7 +5,7 @@ the number of workers, so a run that goes on within an epoch starts at the right
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from supervit.distributed import World
 from supervit.errors import InputError
 
 Damage = dict[str, str]  # names of damaged images, and what is the matter with them
+_Batch = Sequence[tuple[Any, int | None]]  # records, and the seeds of their augmentation (evaluation: None)
 _Loaded = tuple[tuple[Any, ...] | None, Damage]  # a batch (None: all of it was damaged), and what was left out
 
 
@@ -58,7 +59,7 @@ class EpochLoader:
             raise InputError("repeated augmentation needs images in any order, a stream has one; set repeats to 1")
 
     def __len__(self) -> int:
-        """Batches in an epoch of this process."""
+        """Batches in an epoch of this process (evaluation of a stream: about, as its parts differ in length)."""
         images, size = len(self.dataset), self.world.size
         if self.seed is not None:
             return max(images // (self.batch_size * size), 1)
@@ -86,7 +87,7 @@ class EpochLoader:
         except InputError as error:  # a worker process adds its traceback to the message
             raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
 
-    def _batches(self, epoch: int) -> list[list[tuple[int, int | None]]]:
+    def _batches(self, epoch: int) -> list[_Batch]:
         """The (image, seed of its augmentation) of each batch of this process."""
         images, rank, size = len(self.dataset), self.world.rank, self.world.size
         if self.seed is None:
@@ -95,7 +96,7 @@ class EpochLoader:
         shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch)))
         order = shuffled.repeat_interleave(self.repeats)[:images].tolist()
         together = min(self.batch_size * size, images // size * size)
-        keyed = [(image, mix_seed(self.seed, epoch, place)) for place, image in enumerate(order)]
+        keyed: _Batch = [(image, mix_seed(self.seed, epoch, place)) for place, image in enumerate(order)]
         return [keyed[batch * together : (batch + 1) * together][rank::size] for batch in range(len(self))]
 
     def _note(self, damage: Damage) -> None:
@@ -104,7 +105,8 @@ class EpochLoader:
             some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.damaged.items())[:3])
             raise InputError(
                 f"{len(self.damaged)} of {len(self.dataset)} images cannot be read, more than max_damaged = "
-                f"{self.max_damaged:g} allows: {some}{', ...' if len(self.damaged) > 3 else ''}; replace them or raise max_damaged"
+                f"{self.max_damaged:g} allows: {some}{', ...' if len(self.damaged) > 3 else ''}; "
+                "replace them or raise max_damaged"
             )
 
 
@@ -114,7 +116,7 @@ class _IndexedBatches:
     def __init__(self, dataset: ImageDataset):
         self.dataset = dataset
 
-    def __getitem__(self, batch: Sequence[tuple[int, int | None]]) -> _Loaded:
+    def __getitem__(self, batch: _Batch) -> _Loaded:
         return _load(self.dataset, batch)
 
 
@@ -135,49 +137,45 @@ class _StreamedBatches(IterableDataset[_Loaded]):
         part, parts = self.world.rank * workers + lane, self.world.size * workers
         source: Any = self.dataset.source
         if self.seed is None:
-            yield from (_load(self.dataset, batch) for batch in _chunks(((r, None) for r in source.records(part, parts)), self))
+            records = ((record, None) for record in source.records(part, parts))
+            while batch := list(islice(records, self.batch_size)):
+                yield _load(self.dataset, batch)
             return
         done = len(range(lane, self.first_batch, workers))
         left = len(range(lane, self.count, workers)) - done
-        records = self._endless(part, parts)
+        endless = self._endless(part, parts, self.seed)
         for _ in range(done * self.batch_size):  # read past, but neither decoded nor augmented
-            next(records)
+            next(endless)
         for place in range(done, done + left):
             seeds = (mix_seed(self.seed, self.epoch, part, place, i) for i in range(self.batch_size))
-            yield _load(self.dataset, [(next(records), seed) for seed in seeds])
+            yield _load(self.dataset, [(next(endless), seed) for seed in seeds])
 
-    def _endless(self, part: int, parts: int) -> Iterator[Any]:
+    def _endless(self, part: int, parts: int, seed: int) -> Iterator[Any]:
         source: Any = self.dataset.source
         for turn in count():
             is_empty = True
-            for record in source.records(part, parts, mix_seed(self.seed, self.epoch, part, turn)):
+            # One seed for all parts: they are dealt from one shuffled whole.
+            for record in source.records(part, parts, mix_seed(seed, self.epoch, turn)):
                 is_empty = False
                 yield record
             if is_empty:
-                raise InputError(f"part {part} of {parts} of the stream is empty; use fewer workers or more shards")
+                raise InputError(
+                    f"no shard is left for part {part + 1} of {parts} of the training stream: each of the {self.world.size} "
+                    f"processes x {parts // self.world.size} workers needs one; set workers lower or write more, smaller shards"
+                )
 
 
-def _chunks(records: Iterator[tuple[Any, None]], like: _StreamedBatches) -> Iterator[list[tuple[Any, None]]]:
-    chunk = []
-    for record in records:
-        chunk.append(record)
-        if len(chunk) == like.batch_size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _load(dataset: ImageDataset, batch: Sequence[tuple[Any, int | None]]) -> _Loaded:
+def _load(dataset: ImageDataset, batch: _Batch) -> _Loaded:
     """Load and collate; what is damaged is left out in evaluation, else replaced by another image of the batch."""
     damage: Damage = {}
-    good, samples = [], []
+    good, samples, lost = [], [], []
     for record, seed in batch:
         try:
             samples.append(dataset.load(record, seed))
             good.append(record)
         except DamagedImage as error:
             damage[dataset.source.name_of(record)] = str(error)
+            lost.append(seed)
     is_training = batch[0][1] is not None
     if not good:
         if is_training:
@@ -185,6 +183,5 @@ def _load(dataset: ImageDataset, batch: Sequence[tuple[Any, int | None]]) -> _Lo
             raise InputError(f"every image of a batch is damaged, such as {name!r} ({reason}); check the data")
         return None, damage
     if is_training:
-        seeds = [seed for _, seed in batch[len(good) :]]
-        samples += [dataset.load(good[i % len(good)], seed) for i, seed in enumerate(seeds)]
+        samples += [dataset.load(good[i % len(good)], seed) for i, seed in enumerate(lost)]
     return default_collate(samples), damage

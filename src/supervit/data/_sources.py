@@ -16,8 +16,10 @@ from supervit.errors import InputError
 class Source(Protocol):
     """The images of one split, by number."""
 
-    classes: list[str]
-    """Names of the classes, in index order."""
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in index order."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -38,7 +40,10 @@ class Stream(Source, Protocol):
     """The images of one split, in an order of their own; the length is known all the same."""
 
     def records(self, part: int, parts: int, seed: int | None = None) -> Iterator[Any]:
-        """The records of one of `parts` disjoint parts, undecoded, shuffled as a function of the seed (None: in order)."""
+        """The records of one of `parts` parts, undecoded, shuffled as a function of the seed (None: in order).
+
+        The parts under one seed are disjoint and make up the split.
+        """
         ...
 
 

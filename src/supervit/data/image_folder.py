@@ -6,6 +6,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from supervit.data import SourceConfig, Split, read_image
+from supervit.data._class_list import read_class_list
 from supervit.errors import InputError
 
 
@@ -38,17 +39,14 @@ def open_split(config: SourceConfig, split: Split) -> _ListedImageFolder:
     Raises:
         InputError: no root; a folder missing, empty or not in the list; a class that only one split has.
     """
-    if config.root is None:
-        raise InputError(
-            "image_folder needs the folder of the data, --data.root (with train/CLASS/* and val/CLASS/*); "
-            "for the digits: --data.name digits"
-        )
-    folder = config.root / split
+    config.refuse("repository", "download")
+    root = config.folder("with train/CLASS/* and val/CLASS/*")
+    folder = root / split
     found = _class_folders(folder)
     if config.class_list is not None:
-        names = _read_list(config.class_list)
+        names = read_class_list(config.class_list)
     else:
-        reference = config.root / "train"
+        reference = root / "train"
         names = _class_folders(reference) if reference.is_dir() else found
         if missing := sorted(set(names) - set(found)):
             raise InputError(
@@ -74,16 +72,6 @@ def _class_folders(folder: Path) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not names:
         raise InputError(f"{str(folder)!r} holds no class folders; image_folder expects one folder of images per class")
-    return names
-
-
-def _read_list(path: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read class_list {str(path)!r} ({error})") from error
-    if not names or len(set(names)) != len(names):
-        raise InputError(f"class_list {str(path)!r} must hold one class folder name per line, each once")
     return names
 
 

@@ -1,0 +1,110 @@
+"""Data sets in the format of Hugging Face's `datasets`: a folder on disk, or a repository of the hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image
+
+from supervit.data import DamagedImage, SourceConfig, Split, read_image
+from supervit.errors import InputError
+
+_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "test")}  # the first that is there
+
+
+@dataclass(frozen=True)
+class HuggingFaceImages:
+    """The rows of one split.
+
+    Args:
+        rows: A `datasets.Dataset`.
+        image: Its column of undecoded images.
+        label: Its column of class indices.
+        classes: Names of the classes, in index order.
+    """
+
+    rows: Any
+    image: str
+    label: str
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, record: int) -> tuple[Image.Image, int]:
+        """The decoded image and its class."""
+        row = self.rows[record]
+        image, label = row[self.image] or {}, row[self.label]
+        if label is None or label < 0:
+            raise DamagedImage(f"{self.label} is {label}")
+        if image.get("bytes") is not None:
+            return read_image(image["bytes"]), label
+        if image.get("path") is not None:
+            return read_image(Path(image["path"])), label
+        raise DamagedImage(f"{self.image} is empty")
+
+    def name_of(self, record: int) -> str:
+        """The number of the row in its split."""
+        return f"row {record}"
+
+
+def open_split(config: SourceConfig, split: Split) -> HuggingFaceImages:
+    """The rows of a split; the held-out ones are those of the first split called validation, val, valid or test.
+
+    Args:
+        config: `root` is a folder that `save_to_disk` wrote or that `load_dataset` reads, or `repository` a name on the hub.
+        split: Which one.
+
+    Raises:
+        InputError: neither root nor repository, or both; no such data or split; not one column of images and one of classes.
+    """
+    config.refuse("class_list", "download")
+    if (config.root is None) == (config.repository is None):
+        raise InputError("hugging_face needs either the folder of the data, --data.root, or their name, --data.repository")
+    datasets = _import_datasets()
+    where = str(config.root or config.repository)
+    try:
+        splits = datasets.load_dataset(where) if config.root is None else _load_folder(datasets, config.root)
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"cannot load {where!r} ({reason}); check the name, the files and the network") from error
+    if isinstance(splits, datasets.Dataset):
+        splits = {str(splits.split): splits}
+    found = next((name for name in _SPLITS[split] if name in splits), None)
+    if found is None:
+        raise InputError(f"{where!r} has the splits {', '.join(splits)}; {split} needs {' or '.join(_SPLITS[split])}")
+    rows = splits[found]
+    image, label = (_only_column(rows, kind, where) for kind in (datasets.Image, datasets.ClassLabel))
+    # Undecoded, so that a damaged image is noticed by our reader; without a format that was saved along with the rows.
+    rows = rows.select_columns([image, label]).with_format(None).cast_column(image, datasets.Image(decode=False))
+    return HuggingFaceImages(rows, image, label, list(rows.features[label].names))
+
+
+def _import_datasets() -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError("hugging_face needs the package datasets; pip install 'supervit[hugging-face]'") from error
+    return datasets
+
+
+def _load_folder(datasets: ModuleType, root: Path) -> Any:
+    if not root.is_dir():  # load_dataset would look for it on the hub
+        raise InputError(f"no folder {str(root)!r}; hugging_face expects what save_to_disk wrote or load_dataset reads")
+    names = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
+    is_saved = any((root / name).is_file() for name in names)
+    return datasets.load_from_disk(str(root)) if is_saved else datasets.load_dataset(str(root))
+
+
+def _only_column(rows: Any, kind: type, where: str) -> str:
+    found = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
+    if len(found) != 1:
+        columns = ", ".join(f"{name}: {feature}" for name, feature in rows.features.items())
+        raise InputError(
+            f"{where!r} must have one column of type {kind.__name__}, not {len(found)} (columns: {columns}); "
+            "remove or cast columns with datasets and save the result with save_to_disk"
+        )
+    return found[0]

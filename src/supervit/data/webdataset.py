@@ -1,0 +1,146 @@
+"""Shards in WebDataset's format: tar files of samples (KEY.jpg, KEY.cls), read from front to back.
+
+ROOT/train/*.tar and ROOT/val/*.tar, or ROOT/train-*.tar and ROOT/val-*.tar; the class names, in index order, in
+ROOT/classes.txt. How many samples each shard holds may stand beside the shards in sizes.json ({"SHARD.tar": 1000}, as
+open_clip has it); without it the headers of all shards are walked once.
+"""
+
+import json
+import random
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from supervit.data import DamagedImage, SourceConfig, Split, mix_seed, read_image
+from supervit.data._class_list import read_class_list
+from supervit.errors import InputError
+
+_BUFFER = 1000  # undecoded samples that wait to be drawn, per worker: about 100 MB of ImageNet
+
+Sample = dict[str, Any]  # of webdataset: __key__, __url__, and by suffix the bytes of each member
+
+
+@dataclass(frozen=True)
+class TarShards:
+    """The shards of one split.
+
+    Args:
+        shards: Their files.
+        samples: Samples in all of them.
+        classes: Names of the classes, in index order.
+    """
+
+    shards: list[Path]
+    samples: int
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def records(self, part: int, parts: int, seed: int | None = None) -> Iterator[Sample]:
+        """The samples of every `parts`-th shard; with a seed, shards are shuffled, then samples in a buffer of 1,000.
+
+        Raises:
+            InputError: a shard is damaged.
+        """
+        if seed is None:
+            return _samples(self.shards[part::parts])
+        shards = random.Random(seed).sample(self.shards, len(self.shards))[part::parts]
+        # A buffer that is full before the first draw mixes the first batches as well as the later ones.
+        shuffle = _import_webdataset().shuffle(_BUFFER, initial=_BUFFER, rng=random.Random(mix_seed(seed, part)))
+        return iter(shuffle(_samples(shards)))
+
+    def read(self, record: Sample) -> tuple[Image.Image, int]:
+        """The decoded image and the class of a sample.
+
+        Raises:
+            DamagedImage: no image or no class in the sample, or unreadable.
+            InputError: a class index that has no name.
+        """
+        image = next((content for suffix, content in record.items() if f".{suffix}" in IMG_EXTENSIONS), None)
+        if image is None:
+            raise DamagedImage(f"no image among its members ({', '.join(s for s in record if not s.startswith('__'))})")
+        try:
+            label = int(record.get("cls", b""))
+        except ValueError as error:
+            raise DamagedImage(f"no class index in .cls: {record.get('cls')!r}") from error
+        if not 0 <= label < len(self.classes):
+            raise InputError(
+                f"{self.name_of(record)!r} is of class {label}, but {len(self.classes)} classes are listed; complete the list"
+            )
+        return read_image(image), label
+
+    def name_of(self, record: Sample) -> str:
+        """The shard and key of a sample: SHARD.tar/KEY."""
+        return f"{Path(record['__url__']).name}/{record['__key__']}"
+
+
+def open_split(config: SourceConfig, split: Split) -> TarShards:
+    """The shards of a split, counted.
+
+    Class names are those of `class_list`, else of ROOT/classes.txt.
+
+    Raises:
+        InputError: no root, no shards, no class names, a damaged shard or sizes.json; or no webdataset.
+    """
+    config.refuse("repository", "download")
+    root = config.folder("with train/*.tar and val/*.tar, or train-*.tar and val-*.tar")
+    _import_webdataset()
+    shards = sorted((root / split).glob("*.tar")) or sorted(root.glob(f"{split}-*.tar"))
+    if not shards:
+        raise InputError(f"no shards {split}/*.tar nor {split}-*.tar in {str(root)!r}; put them there")
+    classes = read_class_list(config.class_list or root / "classes.txt")
+    return TarShards([shard.absolute() for shard in shards], sum(_sizes(shards)), classes)
+
+
+def _import_webdataset() -> ModuleType:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise InputError("shards need the package webdataset; pip install 'supervit[webdataset]'") from error
+    return webdataset
+
+
+def _samples(shards: list[Path]) -> Iterator[Sample]:
+    webdataset = _import_webdataset()
+    for shard in shards:
+        try:
+            yield from webdataset.tarfile_to_samples()([{"url": str(shard)}])
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise _damaged_shard(shard, error) from error
+
+
+def _sizes(shards: list[Path]) -> list[int]:
+    sidecar = shards[0].parent / "sizes.json"
+    if not sidecar.is_file():
+        return [_count(shard) for shard in shards]
+    try:
+        sizes = json.loads(sidecar.read_text())
+        return [int(sizes[shard.name]) for shard in shards]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{str(sidecar)!r} must give the samples of each shard, such as {{'{shards[0].name}': 1000}} ({error!r}); "
+            "correct it or remove it"
+        ) from error
+
+
+def _count(shard: Path) -> int:
+    """The samples of a shard: runs of members with one key, as webdataset groups them; reads headers alone."""
+    key_of = _import_webdataset().tariterators.base_plus_ext
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            keys = [key_of(member.name)[0] for member in tar if member.isreg()]
+    except (OSError, tarfile.TarError) as error:
+        raise _damaged_shard(shard, error) from error
+    return sum(1 for _ in groupby(key for key in keys if key and not key.startswith("__")))
+
+
+def _damaged_shard(shard: Path, error: Exception) -> InputError:
+    return InputError(f"cannot read the shard {str(shard)!r} ({error.args[0] if error.args else error!r}); write it anew")
