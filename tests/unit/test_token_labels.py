@@ -215,7 +215,14 @@ def test_the_picture_is_what_timm_makes_with_the_same_seeds(options):
     options = {"interpolation": "random", "hflip": 0.5, "auto_augment": POLICY} | options
     joint = JointAugment(MODEL, **options)
     plain = create_transform(
-        56, is_training=True, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), color_jitter=None, re_prob=0.25, re_mode="pixel", **options
+        56,
+        is_training=True,
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        color_jitter=None,
+        re_prob=0.25,
+        re_mode="pixel",
+        **options,
     )
     for seed in range(30):
         seed_everything(seed)
