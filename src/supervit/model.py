@@ -1,6 +1,6 @@
 """SuperViT: one vision transformer with many operating points that share all weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         *,
         all_tokens: bool = False,
         trace: bool = False,
+        mix: Callable[[Tensor, int], Tensor] | None = None,
     ) -> list[Encoded]:
         """Tokens at several operating points, in the order asked: everything of `forward_paths` but the classifier.
 
@@ -155,6 +156,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
             complexities: Operating points, not empty; None is the largest grid, uncut.
             all_tokens: Whether every surviving token is wanted, also where the head reads the class token alone.
             trace: Whether to say where every patch went.
+            mix: Done to the patch tokens (B, g^2, D) of each grid size g before they get positions (`MixBox.mix`).
         """
         self._check_images(images)
         points = [self.config.space.largest if point is None else Complexity.of(point) for point in complexities]
@@ -169,7 +171,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
                     "each patch needs a pixel; use larger images or a smaller grid"
                 )
             start = Trace.start(images, branch.grid_size) if trace else None
-            self._run_branch(branch, self._embed(images, branch.grid_size), start, encoded)
+            self._run_branch(branch, self._embed(images, branch.grid_size, mix), start, encoded)
         return [encoded[index] for index in range(len(points))]
 
     def _check_images(self, images: Tensor) -> None:
@@ -183,10 +185,11 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
                 f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
             )
 
-    def _embed(self, images: Tensor, grid_size: int) -> Tensor:
+    def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
         """Class token and patch tokens with their positions (Eq. 7)."""
         side = self.config.patch_size * grid_size
         tokens = self.patch_embed(resize_images(images, side, self.config.resize))
+        tokens = mix(tokens, grid_size) if mix else tokens
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens + self.position_table(grid_size)
 
