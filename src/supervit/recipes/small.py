@@ -51,7 +51,7 @@ def fashion_mnist() -> TrainConfig:
     """A small SuperViT on 20,000 images of Fashion-MNIST: the scale of our ablations."""
     data = DataConfig(
         name="fashion_mnist",
-        batch_size=128,
+        batch_size=64,
         workers=1,
         scale=(0.7, 1.0),
         ratio=(0.85, 1.18),
@@ -62,10 +62,10 @@ def fashion_mnist() -> TrainConfig:
     return TrainConfig(
         model=_network(),
         data=data,
-        epochs=15,
-        lr=2e-3,
+        epochs=10,
+        lr=1.5e-3,
         warmup_epochs=1,
         clip_grad=1.0,
         ema_decay=0.995,
-        eval_every=15,
+        eval_every=10,
     )
