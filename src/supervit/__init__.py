@@ -5,9 +5,10 @@ from supervit.checkpoints import load
 from supervit.complexity import Complexity, ComplexitySpace, Plan, sample_paths
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, SuperViTError, TrainingError
-from supervit.model import SuperViT, Trace, create_model
+from supervit.model import SuperViT, create_model
 from supervit.objective import distillation_loss, path_losses
 from supervit.registry import register_variants
+from supervit.trace import Trace
 
 __all__ = [
     "Complexity",

@@ -140,6 +140,11 @@ class SuperViTConfig:
         """Whether the logits depend on no other token after the last block."""
         return not self.dense_head or self.num_classes == 0
 
+    @property
+    def shared_blocks(self) -> int:
+        """How many of the first blocks do the same at all operating points of a grid size: those before any drop block."""
+        return min((*self.drop_blocks, self.depth - 1))
+
     def plan(self, complexity: Complexity | str, *, all_tokens: bool = False) -> Plan:
         """The token counts of an operating point in this network.
 

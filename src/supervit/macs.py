@@ -42,6 +42,14 @@ def executed_macs(config: SuperViTConfig, complexities: Complexity | str | Seque
     return total + sum(_head_macs(config, plan.blocks[-1].tokens_out) for plan in plans)
 
 
+def resumed_macs(config: SuperViTConfig, complexity: Complexity | str) -> int:
+    """MACs per image of `SuperViT.resume`: `executed_macs` without the prefix that the grid's operating points share."""
+    point = Complexity.of(complexity)
+    (root,) = grow_tree([config.plan(point)])
+    shared = sum(_step_macs(config, step) for step in root.steps[: config.shared_blocks])
+    return executed_macs(config, point) - _stem_macs(config, point.grid_size) - shared
+
+
 def _steps(branch: Branch) -> Iterator[Step]:
     yield from branch.steps
     for _, child in branch.children:

@@ -1,7 +1,7 @@
 """SuperViT: one vision transformer with many operating points that share all weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,9 @@ from supervit.errors import InputError
 from supervit.layers import Block, resize_images, take_survivors
 from supervit.plugins import load_plugin
 from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors, write_model
+from supervit.trace import Trace
 
 AnyComplexity = Complexity | str
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Where every patch of an image went. Patches are numbered row by row, 0 = top left, g^2 - 1 = bottom right."""
-
-    grid_size: int
-    dropped: dict[int, Tensor]
-    """Patches (B, n) that each drop block removed, by 0-based block index."""
-    kept: Tensor
-    """Patches (B, m) that survived to the end, in the order of their tokens: best first at the last drop."""
-
-    @classmethod
-    def start(cls, images: Tensor, grid_size: int) -> "Trace":
-        """The trace before the first block: every patch of the images (B, C, S, S) is kept."""
-        patches = torch.arange(grid_size**2, device=images.device)
-        return cls(grid_size, {}, patches.expand(images.shape[0], -1))
-
-    def drop(self, block: int, survivors: Tensor) -> "Trace":
-        """The trace after a drop block that kept the tokens `survivors` (B, m), indices into `kept`."""
-        batch, length = self.kept.shape
-        is_dropped = torch.ones_like(self.kept, dtype=torch.bool).scatter(1, survivors, False)
-        dropped = self.kept[is_dropped].view(batch, length - survivors.shape[1])
-        return Trace(self.grid_size, {**self.dropped, block: dropped}, self.kept.gather(1, survivors))
-
-    def drop_map(self) -> Tensor:
-        """The block that removed each patch, -1 for survivors, as a picture (B, g, g)."""
-        blocks = torch.full((self.kept.shape[0], self.grid_size**2), -1, device=self.kept.device)
-        for block, patches in self.dropped.items():
-            blocks.scatter_(1, patches, block)
-        return blocks.unflatten(1, (self.grid_size, self.grid_size))
 
 
 @dataclass(frozen=True)
@@ -158,23 +128,48 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
             trace: Whether to say where every patch went.
             mix: Done to the patch tokens (B, g^2, D) of each grid size g before they get positions (`MixBox.mix`).
         """
-        self._check_images(images)
         points = [self.config.space.largest if point is None else Complexity.of(point) for point in complexities]
         if not points:
             raise InputError("no complexities were asked for; name at least one, such as '14'")
         plans = [self.config.plan(point, all_tokens=all_tokens) for point in points]
         encoded: dict[int, Encoded] = {}
         for branch in grow_tree(plans):
-            if images.shape[-1] < branch.grid_size:
-                raise InputError(
-                    f"images of {images.shape[-1]} pixels are too small for grid size {branch.grid_size}: "
-                    "each patch needs a pixel; use larger images or a smaller grid"
-                )
+            tokens = self._embed(images, branch.grid_size, mix)
             start = Trace.start(images, branch.grid_size) if trace else None
-            self._run_branch(branch, self._embed(images, branch.grid_size, mix), start, encoded)
+            self._run_branch(branch, tokens, start, encoded)
         return [encoded[index] for index in range(len(points))]
 
-    def _check_images(self, images: Tensor) -> None:
+    def encode_prefix(self, images: Tensor, grid_size: int) -> Tensor:
+        """Tokens (B, g^2 + 1, D) that enter the first drop block: what all operating points of a grid size g share.
+
+        Args:
+            images: As in `forward`.
+            grid_size: Patch tokens per image side, trained or not.
+        """
+        tokens = self._embed(images, Complexity(grid_size).grid_size)
+        for block in self.blocks[: self.config.shared_blocks]:
+            tokens, _ = block(tokens, tokens.shape[1])
+        return tokens
+
+    def resume(self, prefix: Tensor, complexity: AnyComplexity) -> Tensor:
+        """Logits (B, K) at an operating point, from where `encode_prefix` stopped: those of `forward`.
+
+        Args:
+            prefix: Tokens of `encode_prefix` for the grid size of this operating point, or some of its images.
+            complexity: The operating point.
+
+        Raises:
+            InputError: the tokens are of another grid size.
+        """
+        (branch,) = grow_tree([self.config.plan(complexity)])
+        if prefix.shape[1] != branch.grid_size**2 + 1:
+            raise InputError(f"{prefix.shape[1]} tokens are not those of grid size {branch.grid_size}; encode that prefix")
+        encoded: dict[int, Encoded] = {}
+        rest = replace(branch, steps=branch.steps[self.config.shared_blocks :])
+        self._run_branch(rest, prefix, None, encoded)
+        return self.forward_head(encoded[0].tokens)
+
+    def _check_images(self, images: Tensor, grid_size: int) -> None:
         if images.ndim != 4 or images.shape[1] != self.config.in_chans or images.shape[2] != images.shape[3]:
             raise InputError(
                 f"images of shape {tuple(images.shape)} do not fit; expected (batch, {self.config.in_chans}, S, S): "
@@ -184,9 +179,15 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
             raise InputError(
                 f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
             )
+        if images.shape[-1] < grid_size:
+            raise InputError(
+                f"images of {images.shape[-1]} pixels are too small for grid size {grid_size}: "
+                "each patch needs a pixel; use larger images or a smaller grid"
+            )
 
     def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
         """Class token and patch tokens with their positions (Eq. 7)."""
+        self._check_images(images, grid_size)
         side = self.config.patch_size * grid_size
         tokens = self.patch_embed(resize_images(images, side, self.config.resize))
         tokens = mix(tokens, grid_size) if mix else tokens

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supervit import SuperViT
 from supervit.backbones import variant_config
-from supervit.macs import executed_macs, macs
+from supervit.macs import executed_macs, macs, resumed_macs
 from tests.conftest import small_config
 
 # GMACs at keep rates 0.5, 0.7, 1 for grid sizes 8, 10, 12, 14, to the three digits of the released models' counts.
@@ -81,3 +81,15 @@ def test_savings_at_full_size():
 def test_without_classes_there_is_no_head():
     config = variant_config("lvvit_tiny")
     assert macs(config, "8") - macs(config.replace(num_classes=0), "8") == 65 * 240 * 1000
+
+
+@pytest.mark.parametrize("family", ["deit", "lvvit"])
+@pytest.mark.parametrize("drop_blocks", [(), (0, 5), (3, 6, 9)])
+@pytest.mark.parametrize("point", ["7", "7@0.5"])
+def test_resumed_macs_is_what_resuming_executes(family, drop_blocks, point):
+    config = small_config(family, drop_blocks=drop_blocks)
+    model = SuperViT(config).eval()
+    images = torch.randn(1, 3, 28, 28)
+    prefix = model.encode_prefix(images, 7)
+    assert counted_macs(lambda: model.resume(prefix, point)) == resumed_macs(config, point)
+    assert counted_macs(lambda: model.encode_prefix(images, 7)) == executed_macs(config, point) - resumed_macs(config, point)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from supervit import InputError, SuperViT, create_model
-from supervit.model import Trace
+from supervit import Complexity, InputError, SuperViT, create_model
+from supervit.trace import Trace
 from tests.conftest import small_config, trained_like
 
 SPACE = list(small_config().space)
@@ -205,3 +205,22 @@ def test_forward_takes_a_list_too(model, images):
     logits, traces = model(images, ["7", "4@0.5"], trace=True)
     assert torch.equal(logits[1], model(images, ["7", "4@0.5"])[1])
     assert traces[1].grid_size == 4
+
+
+@pytest.mark.parametrize("point", ["7", "7@0.5", "7@0.9", "4@0.7", "9@0.3"])
+def test_a_resumed_prefix_gives_the_same_logits(model, images, point):
+    prefix = model.encode_prefix(images, Complexity.of(point).grid_size)
+    assert torch.equal(model.resume(prefix, point), model(images, point))
+    torch.testing.assert_close(model.resume(prefix[1:], point), model(images, point)[1:])
+
+
+@pytest.mark.parametrize("drop_blocks", [(), (0, 5), (11,)])
+def test_a_prefix_ends_before_the_first_drop_block(images, drop_blocks):
+    model = trained_like(SuperViT(small_config(drop_blocks=drop_blocks))).eval()
+    for point in ("7", "7@0.5"):
+        assert torch.equal(model.resume(model.encode_prefix(images, 7), point), model(images, point))
+
+
+def test_a_prefix_of_another_grid_is_refused(model, images):
+    with pytest.raises(InputError, match="50 tokens are not those of grid size 4"):
+        model.resume(model.encode_prefix(images, 7), "4@0.5")
