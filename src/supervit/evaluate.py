@@ -1,10 +1,13 @@
 """What each operating point is worth (accuracy) and costs (MACs, images per second)."""
 
+import os
 import platform
+import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -68,7 +71,7 @@ def evaluate(
     device = next(model.parameters()).device
     hits = torch.zeros(len(points), 2, dtype=torch.long, device=device)
     seen = torch.zeros((), dtype=torch.long)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for images, labels in batches:
             if len(labels) and int(labels.max()) >= model.num_classes:
                 raise InputError(f"class index {int(labels.max())} in the data, but the model has {model.num_classes} classes")
@@ -91,8 +94,6 @@ def measure_throughput(
 ) -> dict[Complexity, float]:
     """Images per second of each operating point: the paper's protocol, batch_size * repeats / total time.
 
-    The operating points take turns, a batch each, so that a slow moment of a shared machine hits all alike.
-
     Args:
         model: Is put into evaluation mode.
         complexities: Operating points.
@@ -108,17 +109,14 @@ def measure_throughput(
     config, parameter = model.config, next(model.parameters())
     images = torch.randn(batch_size, config.in_chans, config.image_size, config.image_size)
     images = images.to(parameter.device, parameter.dtype)
-    seconds = dict.fromkeys(complexities, 0.0)
-    with _evaluation_mode(model):
-        for repeat in range(-warmup, repeats):
-            for point in seconds:
-                elapsed = time_call(model, images, point)
-                seconds[point] += elapsed if repeat >= 0 else 0.0
-    return {point: batch_size * repeats / total for point, total in seconds.items()}
+    with evaluation_mode(model):
+        seconds = time_calls(model, images, complexities, repeats, warmup)
+    return {point: batch_size * repeats / sum(each) for point, each in seconds.items()}
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and as it was afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -127,10 +125,26 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def time_call(model: nn.Module, images: Tensor, *arguments: Complexity) -> float:
-    """Seconds that one forward pass takes, waiting for the device to finish."""
+def time_calls(
+    run: Callable[..., Any], images: Tensor, complexities: Sequence[Complexity], repeats: int, warmup: int
+) -> dict[Complexity, list[float]]:
+    """Seconds of each of `repeats` calls at each operating point, after `warmup` calls that do not count.
+
+    The operating points take turns, a call each, so that a slow moment of a shared machine hits all alike.
+    """
+    seconds: dict[Complexity, list[float]] = {point: [] for point in complexities}
+    for repeat in range(-warmup, repeats):
+        for point, each in seconds.items():
+            elapsed = time_call(run, images, point)
+            if repeat >= 0:
+                each.append(elapsed)
+    return seconds
+
+
+def time_call(run: Callable[..., Any], images: Tensor, *arguments: Complexity) -> float:
+    """Seconds that one call takes, waiting for the device to finish."""
     start = time.perf_counter()
-    model(images, *arguments)
+    run(images, *arguments)
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
     return time.perf_counter() - start
@@ -161,12 +175,20 @@ def tabulate(
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a measurement was made with: device, threads and versions."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} CPU"
     return {
-        "device": name,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__},
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself: the GPU's name, or the processor's and its number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu_list = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", cpu_list.read_text(), re.MULTILINE) if cpu_list.exists() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def pick_device(name: str) -> torch.device:

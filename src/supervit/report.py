@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from supervit import pareto
 from supervit.errors import InputError
 from supervit.evaluate import Result
 from supervit.storage import make_directory, write_text
@@ -104,13 +105,8 @@ def write_report(
 
 def pareto_set(results: Sequence[Result]) -> list[Result]:
     """The measured results that none beats at equal or lower MACs, cheapest first."""
-    best: list[Result] = []
-    highest = float("-inf")
-    for result in sorted(results, key=lambda r: (r.macs, -(r.top1 or 0))):
-        if result.top1 is not None and result.top1 > highest:
-            best.append(result)
-            highest = result.top1
-    return best
+    measured = [result for result in results if result.top1 is not None]
+    return pareto.pareto_set(measured, cost=lambda r: r.macs, worth=lambda r: r.top1 or 0.0)
 
 
 def check_plotting() -> None:

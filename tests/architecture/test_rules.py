@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPTIONAL = {"matplotlib", "sklearn", "datasets", "webdataset"}
+OPTIONAL = {"matplotlib", "sklearn", "datasets", "webdataset", "pynvml", "psutil"}
 
 
 def test_optional_packages_and_the_command_line_are_not_imported_with_the_library():

@@ -1,0 +1,149 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from supervit import Complexity, InputError, SuperViT
+from supervit.cost_table import Cost, CostTable, Setup, fingerprint
+from supervit.macs import executed_macs, macs
+from supervit.profiling import measure_costs, profile
+from tests.conftest import small_config
+
+POINTS = [Complexity(4, 0.5), Complexity(7)]
+
+
+def cost(text="4@0.5", batch_size=1, latency_ms=1.0, top1=None, **changes) -> Cost:
+    values = {"throughput_ips": 1000 * batch_size / latency_ms, "macs": 20, "executed_macs": 10, "top1": top1}
+    return Cost(Complexity.of(text), batch_size, latency_ms, 1.2 * latency_ms, **{**values, **changes})
+
+
+def setup(**changes) -> Setup:
+    values = {"model": "m", "device": "d", "runtime": "torch", "precision": "float32", "threads": 1}
+    return Setup(**{**values, "versions": {"torch": "2"}, "date": "2026-01-01T00:00:00+00:00", **changes})
+
+
+def table(*rows: Cost) -> CostTable:
+    return CostTable(rows, setup())
+
+
+def test_every_point_is_measured_at_every_batch_size():
+    model = SuperViT(small_config())
+    found = profile(model, POINTS, batch_sizes=(1, 3), repeats=2, warmup=0)
+    assert [(row.complexity, row.batch_size) for row in found.rows] == [(point, size) for size in (1, 3) for point in POINTS]
+    for row in found.rows:
+        assert 0 < row.latency_ms_p50 <= row.latency_ms_p95
+        assert row.macs == macs(model.config, row.complexity)
+        assert row.executed_macs == executed_macs(model.config, row.complexity)
+        assert row.top1 is None
+    assert model.training
+    found.check(Setup.of(model))
+
+
+def test_any_callable_can_be_measured_and_takes_turns():
+    calls = []
+    config = small_config()
+    measure_costs(lambda images, point: calls.append((len(images), point)), config, POINTS, [2], repeats=2, warmup=1)
+    assert calls[:6] == [(2, point) for _ in range(3) for point in POINTS]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"complexities": []}, "at least one operating point"),
+        ({"batch_sizes": ()}, "at least one operating point"),
+        ({"batch_sizes": (1, 0)}, r"batch sizes \(1, 0\)"),
+        ({"repeats": 0}, "repeats 0"),
+        ({"warmup": -1}, "warmup -1"),
+    ],
+)
+def test_measurements_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        profile(SuperViT(small_config()), **{"complexities": POINTS, **changes})
+
+
+def test_tables_are_read_as_they_were_written(tmp_path):
+    written = table(cost("4@0.7", top1=50.0), cost("7", batch_size=8, energy_j=0.1, peak_memory_mib=3.5))
+    written.save(tmp_path / "new" / "costs.json")
+    assert CostTable.load(tmp_path / "new" / "costs.json") == written
+
+
+def damage(name):
+    def change(content):
+        content["rows"][0]["latency_ms_p50"] = name
+        return content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: [c], "does not have schema 1"),
+        (lambda c: c | {"schema": 2}, "does not have schema 1"),
+        (lambda c: c | {"more": 1}, "and nothing else"),
+        (lambda c: c | {"rows": {}}, "a list of rows"),
+        (lambda c: c | {"rows": []}, "cost table of 0 rows"),
+        (lambda c: c | {"rows": c["rows"] * 2}, "2 rows, 1 different"),
+        (lambda c: c | {"rows": [c["rows"][0] | {"latency": 1}]}, "unknown Cost field 'latency'; did you mean"),
+        (lambda c: c | {"rows": [{"batch_size": 1}]}, "Cost lacks complexity, latency_ms_p50"),
+        (lambda c: c | {"rows": [3]}, "3 should be an object"),
+        (lambda c: c | {"rows": [c["rows"][0] | {"complexity": 14}]}, "complexity 14 does not parse"),
+        (lambda c: c | {"setup": c["setup"] | {"threads": "1"}}, "threads '1' of the setup must be of type int"),
+        (lambda c: c | {"rows": [c["rows"][0] | {"batch_size": 1.5}]}, "batch_size 1.5 of 4@0.5"),
+        (damage(-1), "latency_ms_p50 -1 of 4@0.5 must be a number above 0"),
+        (damage("1"), "latency_ms_p50 '1' of 4@0.5"),
+        (damage(float("nan")), "latency_ms_p50 nan of 4@0.5"),
+        (damage(None), "latency_ms_p50 None of 4@0.5"),
+    ],
+)
+def test_files_that_are_no_cost_table_are_refused_with_the_reason(tmp_path, change, message):
+    file = tmp_path / "costs.json"
+    table(cost()).save(file)
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(InputError, match=f"costs.json' is not a cost table .*{message}"):
+        CostTable.load(file)
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path):
+    (tmp_path / "broken.json").write_text('{"schema": 1')
+    for name in ("broken.json", "missing.json"):
+        with pytest.raises(InputError, match=f"{name}' is not a cost table"):
+            CostTable.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("model", "n"), ("device", "e"), ("runtime", "onnx"), ("precision", "int8"), ("threads", 2)]
+)
+def test_a_table_of_another_setup_is_refused_with_the_reason(name, value):
+    table(cost()).check(setup(date="later", versions={}))
+    with pytest.raises(InputError, match=f"holds for {name} .*, here it is {value!r}; measure again"):
+        table(cost()).check(setup(**{name: value}))
+
+
+def test_a_fingerprint_names_config_and_weights():
+    model, other = SuperViT(small_config()), SuperViT(small_config())
+    assert fingerprint(model) == fingerprint(model)
+    assert fingerprint(model) != fingerprint(other)
+    other.load_state_dict(model.state_dict())
+    assert fingerprint(model) == fingerprint(other)
+    other.config = other.config.replace(keep_rates=(0.6, 1.0))
+    assert fingerprint(model) != fingerprint(other)
+    assert fingerprint(model.to(torch.bfloat16)) != fingerprint(other)
+
+
+def test_the_pareto_set_is_of_one_batch_size_and_needs_accuracies():
+    rows = [cost("4", latency_ms=1.0), cost("5", latency_ms=2.0), cost("6", latency_ms=3.0), cost("4", 8, latency_ms=0.5)]
+    measured = table(*rows).with_accuracies({Complexity(4): 50.0, Complexity(5): 40.0})
+    with pytest.raises(InputError, match="accuracy of 6 is not in the cost table"):
+        measured.pareto(1)
+    measured = measured.with_accuracies({Complexity(6): 60.0})
+    assert [str(row.complexity) for row in measured.pareto(1)] == ["4", "6"]
+    for missing in (None, 2):
+        with pytest.raises(InputError, match=f"batch size {missing} is not in the cost table; name one of 1, 8"):
+            measured.pareto(missing)
+
+
+def test_rows_are_checked_where_they_are_made():
+    with pytest.raises(InputError, match="top1 -1 of 4@0.5"):
+        dataclasses.replace(cost(), top1=-1)
