@@ -1,7 +1,8 @@
 """Early exit over operating points: images that the model is sure of leave, the others climb to a dearer one."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -29,7 +30,7 @@ def _margin(probabilities: Tensor) -> Tensor:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     entropy = torch.special.entr(probabilities).sum(dim=1)
-    return 1 - entropy / torch.tensor(probabilities.shape[1]).log()
+    return (1 - entropy / math.log(probabilities.shape[1])).clamp(0, 1)
 
 
 _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -93,8 +94,8 @@ def climb_macs(config: SuperViTConfig, rungs: Sequence[Complexity]) -> list[int]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a cascade says about N images, in the order in which they came."""
+class Exits:
+    """Where N images left a cascade and with what answer, in the order in which they came."""
 
     logits: Tensor
     """(N, K), of the rung where the image left."""
@@ -110,7 +111,7 @@ class _Group:
 
     places: Tensor  # (B), where they stood in the input
     images: Tensor
-    prefix: Tensor | None  # tokens of `encode_prefix` on this rung's grid, if the rung below left them
+    prefix: Tensor | None  # tokens of `encode_prefix` on the grid of this rung, where the rung below computed them
 
     def __len__(self) -> int:
         return len(self.places)
@@ -119,9 +120,14 @@ class _Group:
         prefix = None if self.prefix is None else self.prefix[which]
         return _Group(self.places[which], self.images[which], prefix)
 
-    def join(self, other: "_Group") -> "_Group":
+    def __add__(self, other: "_Group") -> "_Group":
+        if not len(self):
+            return other
+        if self.images.shape[1:] != other.images.shape[1:]:
+            sizes = f"{tuple(self.images.shape[1:])} and {tuple(other.images.shape[1:])}"
+            raise InputError(f"images of shapes {sizes} do not fit into one batch; resize them to the same one")
         prefix = None
-        if self.prefix is not None and other.prefix is not None:
+        if self.prefix is not None and other.prefix is not None:  # at a rung, all have it or none
             prefix = torch.cat([self.prefix, other.prefix])
         return _Group(torch.cat([self.places, other.places]), torch.cat([self.images, other.images]), prefix)
 
@@ -129,41 +135,69 @@ class _Group:
 class Cascade:
     """Runs images up a ladder in full batches.
 
-    Images that leave no answer at a rung wait there until they fill a batch for the next: at most two batches a rung are
-    held. A rung on the grid of the one below goes on from the tokens before the first drop block instead of computing
-    them again.
+    Images that climb wait at the next rung until they fill a batch; less than two batches wait at any. A rung on the grid
+    of the one below starts from the tokens that the lower one left before its first drop block (`SuperViT.resume`).
 
     Args:
-        model: Where images are moved to; is put into evaluation mode while it runs.
+        model: Is put into evaluation mode while it runs.
         ladder: Rungs and thresholds, such as `calibrate` finds.
         batch_size: Images per batch at every rung.
+
+    Raises:
+        InputError: batch_size under 1.
     """
 
     def __init__(self, model: SuperViT, ladder: Ladder, batch_size: int = 64):
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size} must be at least 1")
         self.model, self.ladder, self.batch_size = model, ladder, batch_size
-        self._total_macs = torch.tensor(list(accumulate(climb_macs(model.config, ladder.rungs))))
 
-    def predict(self, images: Tensor) -> Answers:
-        """The answers for images (N, C, S, S)."""
+    def predict(self, images: Tensor) -> Exits:
+        """The answers for images (N, C, S, S), normalised as for `SuperViT.forward`."""
         return self.run([images])
 
     @torch.inference_mode()
-    def run(self, batches: Iterable[Tensor]) -> Answers:
-        """The answers for all images of some batches (B, C, S, S) of any sizes, in their order.
+    def run(self, batches: Iterable[Tensor]) -> Exits:
+        """The answers for all images of batches (B, C, S, S) of whatever length, in their order.
 
         Raises:
-            InputError: no images, or as `SuperViT.forward`.
+            InputError: no images, images of different sizes, or as `SuperViT.forward`.
         """
-        like = next(self.model.parameters())
-        waiting: list[_Group | None] = [None] * len(self.ladder.rungs)
-        left: list[tuple[Tensor, Tensor, int]] = []  # places, logits, rung
+        device = next(self.model.parameters()).device
+        nobody = _Group(torch.empty(0, dtype=torch.long), torch.empty(0), None)
+        waiting = [nobody] * len(self.ladder.rungs)
+        left: list[tuple[Tensor, Tensor, Tensor]] = []
         seen = 0
         with evaluation_mode(self.model):
-            for batch in batches:
-                places = torch.arange(seen, seen + len(batch), device=like.device)
-                seen += len(batch)
-                for part in places.split(self.batch_size):
-                    ...
-        return Answers()
+            for images in batches:
+                places = torch.arange(seen, seen + len(images), device=device)
+                seen += len(images)
+                waiting[0] += _Group(places, images.to(device), None)
+                self._climb(0, self.batch_size, waiting, left)
+            for rung in range(len(waiting)):
+                self._climb(rung, 1, waiting, left)
+        if not left:
+            raise InputError("no images to run")
+        places, logits, rungs = (torch.cat(parts) for parts in zip(*left, strict=True))
+        order = places.argsort()
+        total_macs = torch.tensor(list(accumulate(climb_macs(self.model.config, self.ladder.rungs))), device=device)
+        return Exits(logits[order], rungs[order], total_macs[rungs[order]])
+
+    def _climb(self, rung: int, least: int, waiting: list[_Group], left: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Run a rung while at least that many images wait there, and those above as soon as they have a full batch."""
+        while len(waiting[rung]) >= least:
+            group, waiting[rung] = waiting[rung][: self.batch_size], waiting[rung][self.batch_size :]
+            point = self.ladder.rungs[rung]
+            prefix = self.model.encode_prefix(group.images, point.grid_size) if group.prefix is None else group.prefix
+            logits = self.model.resume(prefix, point)
+            if rung == len(waiting) - 1:
+                left.append((group.places, logits, torch.full_like(group.places, rung)))
+                continue
+            is_sure = confidence_of(logits, self.ladder.confidence) >= self.ladder.thresholds[rung]
+            places = group.places[is_sure]
+            left.append((places, logits[is_sure], torch.full_like(places, rung)))
+            is_reused = self.ladder.rungs[rung + 1].grid_size == point.grid_size
+            climbing = replace(group, prefix=prefix if is_reused else None)[~is_sure]
+            if len(climbing):
+                waiting[rung + 1] += climbing
+            self._climb(rung + 1, self.batch_size, waiting, left)

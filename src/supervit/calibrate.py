@@ -1,0 +1,256 @@
+"""Finds the best cascades: ladders and thresholds, from what every operating point said about a labelled set."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from supervit import pareto
+from supervit.cascade import Confidence, Ladder, climb_macs, confidence_of
+from supervit.complexity import Complexity, ComplexitySpace
+from supervit.config import SuperViTConfig
+from supervit.errors import InputError
+from supervit.evaluate import evaluation_mode
+from supervit.macs import executed_macs
+from supervit.model import SuperViT
+
+_SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Whether P operating points were right about N images, and how sure."""
+
+    points: tuple[Complexity, ...]
+    hits: Tensor
+    """(P, N), whether the class was right."""
+    confidences: Tensor
+    """(P, N), in [0, 1]."""
+    confidence: Confidence
+    """What confidence is."""
+
+    @classmethod
+    def of(cls, logits: Mapping[Complexity, Tensor], labels: Tensor, confidence: Confidence = "probability") -> Self:
+        """The answers in the logits (N, K) of each operating point to images of known classes (N)."""
+        hits = torch.stack([each.argmax(dim=1) == labels for each in logits.values()])
+        confidences = torch.stack([confidence_of(each, confidence) for each in logits.values()])
+        return cls(tuple(logits), hits.cpu(), confidences.cpu(), confidence)
+
+    def __len__(self) -> int:
+        return self.hits.shape[1]
+
+    def __getitem__(self, images: Tensor) -> "Answers":
+        """The answers about some of the images, by index or mask."""
+        return Answers(self.points, self.hits[:, images], self.confidences[:, images], self.confidence)
+
+    def of_rungs(self, rungs: Sequence[Complexity]) -> tuple[Tensor, Tensor]:
+        """Hits and confidences (R, N) of some operating points."""
+        rows = [self.points.index(rung) for rung in rungs]
+        return self.hits[rows], self.confidences[rows]
+
+
+@torch.inference_mode()
+def collect_answers(
+    model: SuperViT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    complexities: Sequence[Complexity] | None = None,
+    confidence: Confidence = "probability",
+) -> Answers:
+    """The answers of every operating point, from one pass of `forward_paths` over the data.
+
+    Args:
+        model: Is put into evaluation mode for the pass.
+        batches: Normalised images (B, C, S, S) and class indices (B).
+        complexities: Operating points; default: the model's menu.
+        confidence: What confidence is.
+
+    Raises:
+        InputError: no images.
+    """
+    points = list(dict.fromkeys(complexities or model.config.space))
+    device = next(model.parameters()).device
+    parts = []
+    with evaluation_mode(model):
+        for images, labels in batches:
+            logits = model.forward_paths(images.to(device), points)
+            parts.append(Answers.of(dict(zip(points, logits, strict=True)), labels.to(device), confidence))
+    if not parts:
+        raise InputError("no images to calibrate on")
+    hits, confidences = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("hits", "confidences"))
+    return Answers(tuple(points), hits, confidences, confidence)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cascade makes of a set of images."""
+
+    top1: float
+    """Percent."""
+    mean_macs: float
+    """Multiply-accumulates per image that run, in the mean."""
+
+
+def simulate(answers: Answers, ladder: Ladder, config: SuperViTConfig) -> Outcome:
+    """What the cascade would make of the images, without running it again."""
+    hits, confidences = answers.of_rungs(ladder.rungs)
+    climbing = torch.ones(len(answers), dtype=torch.bool)
+    right, total_macs = 0, 0
+    for rung, added in enumerate(climb_macs(config, ladder.rungs)):
+        total_macs += added * int(climbing.sum())
+        is_last = rung == len(ladder.rungs) - 1
+        leaving = climbing if is_last else climbing & (confidences[rung] >= ladder.thresholds[rung])
+        right += int((hits[rung] & leaving).sum())
+        climbing = climbing & ~leaving
+    return Outcome(100 * right / len(answers), total_macs / len(answers))
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A cascade on the Pareto set of all that were tried."""
+
+    ladder: Ladder
+    calibration: Outcome
+    """On the images that it was chosen by: optimistic."""
+    held_out: Outcome
+    """On images that had no part in the choice."""
+
+
+def calibrate(
+    answers: Answers,
+    config: SuperViTConfig,
+    *,
+    max_rungs: int = 3,
+    ladders: Iterable[Sequence[Complexity]] | None = None,
+    seed: int = 0,
+) -> list[Calibrated]:
+    """The Pareto set of cascades by mean executed MACs and accuracy, cheapest first.
+
+    Ladders and thresholds are chosen by a random half of the images; the other half says what they are worth.
+
+    Args:
+        answers: Of the model on data that it was not trained with.
+        config: Of the model.
+        max_rungs: Operating points per ladder, at most; single operating points are ladders of one.
+        ladders: The ladders to try; default: all of the answers' operating points in order of cost.
+        seed: Seed of the halves.
+
+    Raises:
+        InputError: fewer than two images, or max_rungs under 1.
+    """
+    if len(answers) < 2 or max_rungs < 1:
+        raise InputError(f"{len(answers)} images must be at least 2, max_rungs {max_rungs} at least 1")
+    chosen_by, held_out = halves(len(answers), seed)
+    seen, unseen = answers[chosen_by], answers[held_out]
+    tried = list(_ladders(answers.points, config, max_rungs)) if ladders is None else ladders
+    candidates = [candidate for rungs in tried for candidate in _pareto_of_ladder(seen, rungs, config)]
+    best = pareto.pareto_set(candidates, cost=lambda c: c[1].mean_macs, worth=lambda c: c[1].top1)
+    return [Calibrated(ladder, outcome, simulate(unseen, ladder, config)) for ladder, outcome in best]
+
+
+def halves(images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of two random halves: the images to choose by and those held out."""
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    return order[: images // 2].sort().values, order[images // 2 :].sort().values
+
+
+def paper_ladder(space: ComplexitySpace) -> tuple[Complexity, Complexity]:
+    """The paper's pair (its Figure 2), 8@0.5 then 14@0.7 on its own menu.
+
+    On others: the cheapest operating point, then the largest grid at its highest keep rate below 1.
+    """
+    rate = space.keep_rates[-2] if len(space.keep_rates) > 1 else 1.0
+    return Complexity(space.grid_sizes[0], space.keep_rates[0]), Complexity(space.grid_sizes[-1], rate)
+
+
+def pick_cascade(curve: Sequence[Calibrated], target_top1: float | None = None, target_macs: float | None = None) -> Calibrated:
+    """The cheapest cascade of at least this accuracy, or the most accurate one of at most this mean cost.
+
+    Both by the images that the cascades were chosen by; `held_out` of the answer says what to expect.
+
+    Args:
+        curve: From `calibrate`.
+        target_top1: Percent.
+        target_macs: Executed multiply-accumulates per image in the mean.
+
+    Raises:
+        InputError: not exactly one target, or no cascade reaches it; the nearest one is named.
+    """
+    if (target_top1 is None) == (target_macs is None):
+        raise InputError(f"target_top1 {target_top1} and target_macs {target_macs}: give one of the two")
+    if target_top1 is not None:
+        reaching = [each for each in curve if each.calibration.top1 >= target_top1]
+        if not reaching:
+            raise InputError(f"no cascade reaches {target_top1:g} %; the best has {curve[-1].calibration.top1:.2f} %")
+        return reaching[0]
+    within = [each for each in curve if each.calibration.mean_macs <= (target_macs or 0)]
+    if not within:
+        raise InputError(f"no cascade costs at most {target_macs:g} MACs; the cheapest {curve[0].calibration.mean_macs:.4g}")
+    return within[-1]
+
+
+def _ladders(points: Sequence[Complexity], config: SuperViTConfig, max_rungs: int) -> Iterator[tuple[Complexity, ...]]:
+    by_cost = sorted(points, key=lambda point: executed_macs(config, point))
+    for length in range(1, max_rungs + 1):
+        yield from combinations(by_cost, length)
+
+
+def _pareto_of_ladder(answers: Answers, rungs: Sequence[Complexity], config: SuperViTConfig) -> list[tuple[Ladder, Outcome]]:
+    """The Pareto set of a ladder's threshold settings on a grid of quantiles.
+
+    With Q quantiles, an image has a bin 0...Q-1 at each rung but the last and leaves rung k with setting i_k where its bin
+    is at least i_k. Counts of hits per bins, summed up along each axis, then say for all Q^(R-1) settings at once how many
+    images reach a rung and how many answers there are right.
+    """
+    hits, confidences = answers.of_rungs(rungs)
+    axes, images = len(rungs) - 1, len(answers)
+    quantiles = round(_SETTINGS ** (1 / max(axes, 1)))
+    edges = confidences[:axes].sort(dim=1).values[:, torch.arange(quantiles) * images // quantiles].contiguous()
+    bins = torch.searchsorted(edges, confidences[:axes].contiguous(), right=True) - 1
+    right = total_macs = torch.zeros((), dtype=torch.double)
+    for rung, added in enumerate(climb_macs(config, rungs)):
+        right = right + _count(bins, rung, rung + 1, quantiles, hits[rung])
+        total_macs = total_macs + added * _count(bins, rung, rung, quantiles, torch.ones(images))
+    kept = _pareto_indices(total_macs.flatten(), right.flatten())
+    found = []
+    for setting, macs, hit in zip(
+        kept.tolist(), total_macs.flatten()[kept].tolist(), right.flatten()[kept].tolist(), strict=True
+    ):
+        at = [setting // quantiles ** (axes - 1 - axis) % quantiles for axis in range(axes)]
+        thresholds = tuple(edges[range(axes), at].tolist())
+        found.append((Ladder(tuple(rungs), thresholds, answers.confidence), Outcome(100 * hit / images, macs / images)))
+    return found
+
+
+def _count(bins: Tensor, climbed: int, read: int, quantiles: int, weights: Tensor) -> Tensor:
+    """Summed weights of the images that climb the first rungs and, where one more is read, leave there, for all settings.
+
+    Args:
+        bins: Bins (R - 1, N) of the images at all rungs but the last.
+        climbed: Rungs whose bin must be below the setting.
+        read: Rungs that count; at those after `climbed` the bin must not be below the setting.
+        quantiles: Bins per rung, Q.
+        weights: Of the images (N).
+
+    Returns:
+        Sums (Q, ..., 1), one axis for each of the R - 1 rungs, of length 1 where its setting makes no difference.
+    """
+    axes = min(read, len(bins))
+    cell = torch.zeros(bins.shape[1], dtype=torch.long)
+    for axis in range(axes):
+        cell = cell * quantiles + bins[axis]
+    counts = torch.bincount(cell, weights.double(), quantiles**axes).view([quantiles] * axes)
+    for axis in range(axes):
+        below = counts.cumsum(axis) - counts
+        counts = below if axis < climbed else counts.sum(axis, keepdim=True) - below
+    return counts.view([quantiles] * axes + [1] * (len(bins) - axes))
+
+
+def _pareto_indices(cost: Tensor, worth: Tensor) -> Tensor:
+    """Indices of the items that none of equal or lower cost matches in worth, cheapest first."""
+    order = worth.argsort(descending=True, stable=True)
+    order = order[cost[order].argsort(stable=True)]
+    best_before = torch.cat([torch.tensor([-torch.inf]), worth[order].cummax(0).values[:-1]])
+    return order[worth[order] > best_before]
