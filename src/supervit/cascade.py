@@ -1,10 +1,12 @@
 """Early exit over operating points: images that the model is sure of leave, the others climb to a dearer one."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, pairwise
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from supervit.errors import InputError, unknown_name
 from supervit.evaluate import evaluation_mode
 from supervit.macs import executed_macs, resumed_macs
 from supervit.model import SuperViT
+from supervit.storage import make_directory, write_text
 
 Confidence = Literal["probability", "margin", "entropy"]
 
@@ -82,6 +85,31 @@ class Ladder:
             raise InputError(f"thresholds {self.thresholds} are not all in [0, 1]")
         if self.confidence not in _CONFIDENCES:
             raise unknown_name("confidence", self.confidence, _CONFIDENCES)
+
+    def save(self, file: Path) -> None:
+        """Write the ladder as JSON, whole or not at all."""
+        make_directory(file.parent)
+        write_text(file, json.dumps(self.to_dict(), indent=2) + "\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values for JSON."""
+        return asdict(self) | {"rungs": [str(rung) for rung in self.rungs]}
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """The ladder that `save` wrote.
+
+        Raises:
+            InputError: the file is missing or damaged, or holds something else.
+        """
+        try:
+            values = json.loads(file.read_text())
+            if not isinstance(values, dict) or values.keys() != {field.name for field in fields(cls)}:
+                raise InputError("it must hold rungs, thresholds and confidence, and nothing else")
+            rungs = tuple(Complexity.of(rung) for rung in values["rungs"])
+            return cls(rungs, tuple(values["thresholds"]), values["confidence"])
+        except (OSError, ValueError, TypeError) as error:  # an InputError is a ValueError
+            raise InputError(f"{str(file)!r} is not a ladder ({error}); write one: supervit cascade") from error
 
 
 def climb_macs(config: SuperViTConfig, rungs: Sequence[Complexity]) -> list[int]:

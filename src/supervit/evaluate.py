@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -21,6 +21,8 @@ from supervit.distributed import World
 from supervit.errors import InputError
 from supervit.macs import executed_macs, macs
 from supervit.model import SuperViT
+
+Way = TypeVar("Way")
 
 
 @dataclass(frozen=True)
@@ -126,22 +128,22 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def time_calls(
-    run: Callable[..., Any], images: Tensor, complexities: Sequence[Complexity], repeats: int, warmup: int
-) -> dict[Complexity, list[float]]:
-    """Seconds of each of `repeats` calls at each operating point, after `warmup` calls that do not count.
+    run: Callable[[Tensor, Way], Any], images: Tensor, ways: Sequence[Way], repeats: int, warmup: int
+) -> dict[Way, list[float]]:
+    """Seconds of each of `repeats` calls in every way, such as operating points, after `warmup` calls that do not count.
 
-    The operating points take turns, a call each, so that a slow moment of a shared machine hits all alike.
+    The ways take turns, a call each, so that a slow moment of a shared machine hits all alike.
     """
-    seconds: dict[Complexity, list[float]] = {point: [] for point in complexities}
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
     for repeat in range(-warmup, repeats):
-        for point, each in seconds.items():
-            elapsed = time_call(run, images, point)
+        for way, each in seconds.items():
+            elapsed = time_call(run, images, way)
             if repeat >= 0:
                 each.append(elapsed)
     return seconds
 
 
-def time_call(run: Callable[..., Any], images: Tensor, *arguments: Complexity) -> float:
+def time_call(run: Callable[..., Any], images: Tensor, *arguments: Any) -> float:
     """Seconds that one call takes, waiting for the device to finish."""
     start = time.perf_counter()
     run(images, *arguments)

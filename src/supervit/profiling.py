@@ -1,4 +1,4 @@
-"""Measures a cost table."""
+"""Measures a cost table, and how fast cascades are."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from supervit.cascade import Cascade, Ladder
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.cost_table import Cost, CostTable, Setup
@@ -95,3 +96,23 @@ def _energy_j(call: Callable[[], Any], seconds: float, batch_size: int, device: 
     calls = math.ceil(1 / seconds)
     total_j = measure_energy_j(lambda: [call() for _ in range(calls)], energy_counters(device))
     return None if total_j is None else total_j / (calls * batch_size)
+
+
+def measure_ladders(
+    model: SuperViT, ladders: Sequence[Ladder], images: Tensor, batch_size: int, repeats: int = 3
+) -> dict[Ladder, float]:
+    """Images per second of cascades over the same images (N, C, S, S); a ladder of one rung is that operating point alone.
+
+    Args:
+        model: As for `Cascade`.
+        ladders: Ladders, which take turns.
+        images: Images as they come in practice: which climb decides the time.
+        batch_size: Images per batch at every rung.
+        repeats: Timed passes per ladder, after one that does not count.
+    """
+
+    def run(images: Tensor, ladder: Ladder) -> None:
+        Cascade(model, ladder, batch_size).run(images.split(batch_size))
+
+    seconds = time_calls(run, images, ladders, repeats, warmup=1)
+    return {ladder: len(images) * repeats / sum(each) for ladder, each in seconds.items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from supervit import pareto
+from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.evaluate import Result
 from supervit.storage import make_directory, write_text
@@ -22,14 +23,14 @@ class _Column:
     text: str  # format of the value for people
 
 
-def _unit(results: Sequence[Result]) -> tuple[str, float]:
-    """The unit that shows the MACs of these results well, and its size."""
-    return ("GMACs", 1e9) if max(result.macs for result in results) >= 1e8 else ("MMACs", 1e6)
+def mac_unit(most_macs: float) -> tuple[str, float]:
+    """The unit that shows MACs of up to this many well, and its size."""
+    return ("GMACs", 1e9) if most_macs >= 1e8 else ("MMACs", 1e6)
 
 
 def _columns(results: Sequence[Result]) -> list[_Column]:
     """The columns that have values."""
-    unit, divisor = _unit(results)
+    unit, divisor = mac_unit(max(result.macs for result in results))
     columns = [
         _Column("complexity", lambda r: str(r.complexity), "{}"),
         _Column("top-1 %", lambda r: r.top1, "{:.2f}"),
@@ -42,13 +43,18 @@ def _columns(results: Sequence[Result]) -> list[_Column]:
 
 
 def markdown_table(results: Sequence[Result]) -> str:
-    """The table, aligned: Markdown that reads well in a terminal too."""
+    """The columns that have values, as `aligned_table`."""
     columns = _columns(results)
     cells = [[column.title for column in columns]]
     for result in results:
         values = [column.value(result) for column in columns]
         cells.append(["" if v is None else c.text.format(v) for c, v in zip(columns, values, strict=True)])
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    return aligned_table(cells)
+
+
+def aligned_table(cells: Sequence[Sequence[str]]) -> str:
+    """A table of text, its titles in the first row: Markdown that reads well in a terminal too."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
     return "\n".join(lines) + "\n"
@@ -116,7 +122,42 @@ def check_plotting() -> None:
 
 
 def plot_tradeoff(results: Sequence[Result], files: Sequence[Path], title: str = "") -> None:
-    """Draw top-1 accuracy against MACs: a colour per grid size, a marker per keep rate, the Pareto set connected.
+    """Draw top-1 accuracy against MACs, the Pareto set connected.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    unit, divisor = mac_unit(max(result.macs for result in results))
+    measured = [(result.complexity, result.macs / divisor, result.top1) for result in results if result.top1 is not None]
+    frontier = [(result.macs / divisor, result.top1 or 0.0) for result in pareto_set(results)]
+    draw_tradeoff(measured, [Curve(frontier)], f"{unit} per image", files, title)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line in a plot of accuracy against cost."""
+
+    points: Sequence[tuple[float, float]]
+    """Cost and top-1 in percent."""
+    label: str = ""
+    color: str = "0.75"
+
+
+def draw_tradeoff(
+    measured: Sequence[tuple[Complexity, float, float]],
+    curves: Sequence[Curve],
+    cost: str,
+    files: Sequence[Path],
+    title: str = "",
+) -> None:
+    """Draw top-1 accuracy against a cost: a colour per grid size, a marker per keep rate, and some curves.
+
+    Args:
+        measured: Operating point, cost and top-1 in percent.
+        curves: Lines, such as the Pareto set.
+        cost: Name and unit of the cost.
+        files: Where to write the picture; the suffix says how.
+        title: Title of the plot.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -125,17 +166,15 @@ def plot_tradeoff(results: Sequence[Result], files: Sequence[Path], title: str =
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    measured = [(result.complexity, result.macs, result.top1) for result in results if result.top1 is not None]
-    unit, divisor = _unit(results)
     colors = {grid: f"C{i}" for i, grid in enumerate(sorted({point.grid_size for point, _, _ in measured}))}
     markers = {rate: "vso^Dp*"[i % 7] for i, rate in enumerate(sorted({point.keep_rate for point, _, _ in measured}))}
     figure = Figure(figsize=(5.2, 3.6), dpi=200, layout="constrained")
     axes = figure.add_subplot()
-    frontier = [(result.macs / divisor, result.top1 or 0.0) for result in pareto_set(results)]
-    axes.plot(*zip(*frontier, strict=True), color="0.75", linewidth=1.2, zorder=1)
-    for point, cost, top1 in measured:
+    for curve in curves:
+        axes.plot(*zip(*curve.points, strict=True), color=curve.color, label=curve.label or None, linewidth=1.2, zorder=1)
+    for point, x, top1 in measured:
         color, marker = colors[point.grid_size], markers[point.keep_rate]
-        axes.scatter(cost / divisor, top1, color=color, marker=marker, s=34, zorder=2, edgecolors="white", linewidths=0.6)
+        axes.scatter(x, top1, color=color, marker=marker, s=34, zorder=2, edgecolors="white", linewidths=0.6)
     for grid, color in colors.items():
         axes.scatter([], [], color=color, marker="o", s=30, label=f"{grid}\u00d7{grid} tokens")
     for rate, marker in markers.items():
@@ -143,7 +182,7 @@ def plot_tradeoff(results: Sequence[Result], files: Sequence[Path], title: str =
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(LogLocator(base=2, subs=(1.0, 1.5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set(xlabel=f"{unit} per image (log scale)", ylabel="top-1 accuracy (%)")
+    axes.set(xlabel=f"{cost} (log scale)", ylabel="top-1 accuracy (%)")
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -113,3 +113,29 @@ def test_a_training_model_is_left_training():
     model = SuperViT(small_config())
     Cascade(model, ladder("4")).predict(torch.randn(1, 3, 28, 28))
     assert model.training
+
+
+def test_ladders_are_read_as_they_were_written(tmp_path):
+    written = ladder("4@0.5", "7", thresholds=(1 / 3,), confidence="margin")
+    written.save(tmp_path / "new" / "ladder.json")
+    assert Ladder.load(tmp_path / "new" / "ladder.json") == written
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "is not a ladder"),
+        ("[]", "nothing else"),
+        ('{"rungs": ["4"], "thresholds": []}', "nothing else"),
+        ('{"rungs": ["4", "x"], "thresholds": [0.5], "confidence": "margin"}', "complexity 'x' does not parse"),
+        ('{"rungs": ["4", "7"], "thresholds": ["0.5"], "confidence": "margin"}', "is not a ladder"),
+        ('{"rungs": 4, "thresholds": [0.5], "confidence": "margin"}', "is not a ladder"),
+        ('{"rungs": ["4"], "thresholds": [], "confidence": ["margin"]}', "is not a ladder"),
+    ],
+)
+def test_files_that_are_no_ladder_are_refused(tmp_path, content, message):
+    (tmp_path / "ladder.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        Ladder.load(tmp_path / "ladder.json")
+    with pytest.raises(InputError, match="is not a ladder"):
+        Ladder.load(tmp_path / "missing.json")
