@@ -1,0 +1,35 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervit import Complexity
+from supervit.calibrate import Answers, _pareto_of_ladder, simulate
+from supervit.cascade import Ladder
+from tests.conftest import small_config
+
+CONFIG = small_config()
+POINTS = tuple(Complexity.of(text) for text in ("4@0.5", "7@0.5", "7"))
+sure = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])  # few values, so that images tie
+
+
+@st.composite
+def answers(draw) -> Answers:
+    images = draw(st.integers(1, 10))
+    hits = draw(st.lists(st.booleans(), min_size=3 * images, max_size=3 * images))
+    confidences = draw(st.lists(sure, min_size=3 * images, max_size=3 * images))
+    return Answers(POINTS, torch.tensor(hits).view(3, -1), torch.tensor(confidences).view(3, -1), "probability")
+
+
+@given(answers(), sure, sure)
+def test_no_thresholds_beat_those_that_the_sweep_finds(answers, first, second):
+    found = _pareto_of_ladder(answers, POINTS, CONFIG)
+    for ladder, outcome in found:
+        simulated = simulate(answers, ladder, CONFIG)
+        assert (outcome.top1, outcome.mean_macs) == pytest.approx((simulated.top1, simulated.mean_macs))
+    tried = simulate(answers, Ladder(POINTS, (first, second)), CONFIG)
+    reaching = [outcome for _, outcome in found if outcome.top1 >= tried.top1 - 1e-9]
+    # One setting the sweep leaves out, since a shorter ladder does better: all images climb past a rung.
+    assert reaching or simulate(answers, Ladder(POINTS[1:], (second,)), CONFIG).top1 >= tried.top1
+    if reaching and 0 < first <= answers.confidences[0].max() and 0 < second <= answers.confidences[1].max():
+        assert min(outcome.mean_macs for outcome in reaching) <= tried.mean_macs * (1 + 1e-9)
