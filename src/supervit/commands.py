@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from supervit.calibrate import Calibrated, calibrate, collect_answers, halves, paper_ladder, pick_cascade
+from supervit.calibrate import Answers, Calibrated, calibrate, collect_answers, halves, paper_ladder, pick_cascade
 from supervit.cascade import Confidence, Ladder
 from supervit.checkpoints import load
 from supervit.complexity import Complexity
@@ -22,7 +22,6 @@ from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError
 from supervit.evaluate import pick_device
 from supervit.figures import draw_cascade, draw_costs
-from supervit.macs import executed_macs
 from supervit.profiling import measure_ladders, profile
 from supervit.report import aligned_table, check_plotting, mac_unit
 from supervit.storage import write_text
@@ -148,6 +147,8 @@ class Cascade:
         """Print the cascade beside the dearest operating point and the paper's pair, write ladder and curve."""
         if self.timed_images < 0:
             raise InputError(f"timed_images {self.timed_images} must be at least 0")
+        if self.target_top1 is not None and self.target_macs is not None:
+            raise InputError(f"target_top1 {self.target_top1} and target_macs {self.target_macs}: give one of the two")
         if self.out is not None:
             check_plotting()
         model = load(self.model).to(pick_device(self.device))
@@ -158,34 +159,44 @@ class Cascade:
         answers = collect_answers(model, (batch[:2] for batch in loader.epoch()), points, self.confidence)
         for name, reason in loader.damaged.items():
             print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)
-
-        search = partial(calibrate, answers, model.config, seed=self.seed)
-        curve, pair = search(max_rungs=self.max_rungs), paper_ladder(model.config.space)
-        paper_curve = search(ladders=[pair]) if {*pair} <= {*points} else []
-        (dearest,) = search(ladders=[[max(points, key=partial(executed_macs, model.config))]])
-        has_target = self.target_top1 is not None or self.target_macs is not None
-        chosen = pick_cascade(curve, self.target_top1 if has_target else dearest.calibration.top1, self.target_macs)
-        found = {"dearest": dearest, "cascade": chosen}
-        if paper_curve:  # where it is as accurate, or at its most accurate
-            as_good = (each for each in paper_curve if each.calibration.top1 >= chosen.calibration.top1)
-            found["paper_pair"] = next(as_good, paper_curve[-1])
-
+        found = self._search(answers, model.config)
+        chosen = self._choose(found)
         images = self._held_out_images(loader, len(answers))
-        ladders = [each.ladder for each in found.values()]
+        ladders = [each.ladder for each in chosen.values()]
         throughputs_ips = measure_ladders(model, ladders, images, self.data.batch_size) if len(images) else {}
         print(f"chosen by {len(answers) // 2} images; {len(answers) - len(answers) // 2} held-out images say:\n")
-        print(_cascade_table(found, throughputs_ips), end="")
+        print(_cascade_table(chosen, throughputs_ips), end="")
         if self.out is not None:
-            chosen.ladder.save(self.out / "ladder.json")
-            curves = {"curve": curve, "paper_curve": paper_curve}
             report: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
             report |= {"batch_size": self.data.batch_size, "timed_images": len(images), "setup": asdict(Setup.of(model))}
-            report |= {name: _record(each, throughputs_ips) for name, each in found.items()}
-            report |= {name: [_record(each, {}) for each in line] for name, line in curves.items()}
+            report |= {name: _record(each, throughputs_ips) for name, each in chosen.items()}
+            report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
+            chosen["cascade"].ladder.save(self.out / "ladder.json")
             write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
-            singles = [search(ladders=[[point]])[0] for point in points]
-            draw_cascade(curve, singles, paper_curve, [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")])
+            files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
+            draw_cascade(found.curve, found.singles, found.paper_curve, files)
             print(f"\nwrote {self.out}")
+
+    def _search(self, answers: Answers, config: SuperViTConfig) -> "_Found":
+        search = partial(calibrate, answers, config, seed=self.seed)
+        pair = paper_ladder(config.space)
+        return _Found(
+            curve=search(max_rungs=self.max_rungs),
+            singles=[search(ladders=[[point]])[0] for point in answers.points],
+            paper_curve=search(ladders=[pair]) if {*pair} <= {*answers.points} else [],
+        )
+
+    def _choose(self, found: "_Found") -> dict[str, Calibrated]:
+        """The dearest operating point, the cascade for the target, and the paper's pair as accurate as that, or as it gets."""
+        dearest = max(found.singles, key=lambda each: each.calibration.mean_macs)
+        has_target = self.target_top1 is not None or self.target_macs is not None
+        target_top1 = self.target_top1 if has_target else dearest.calibration.top1
+        cascade = pick_cascade(found.curve, target_top1, self.target_macs)
+        chosen = {"dearest": dearest, "cascade": cascade}
+        if found.paper_curve:
+            as_good = (each for each in found.paper_curve if each.calibration.top1 >= cascade.calibration.top1)
+            chosen["paper_pair"] = next(as_good, found.paper_curve[-1])
+        return chosen
 
     def _held_out_images(self, loader: EpochLoader, images: int) -> Tensor:
         """The first `timed_images` of the held-out half (N, C, S, S)."""
@@ -200,6 +211,15 @@ class Cascade:
             if first > wanted[-1]:
                 break
         return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Pareto sets of cascades."""
+
+    curve: list[Calibrated]  # of all
+    singles: list[Calibrated]  # each operating point alone
+    paper_curve: list[Calibrated]  # of the paper's pair; empty where it is not among the operating points
 
 
 def _cascade_table(found: Mapping[str, Calibrated], throughputs_ips: Mapping[Ladder, float]) -> str:
