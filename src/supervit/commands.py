@@ -183,7 +183,7 @@ class Cascade:
         return _Found(
             curve=search(max_rungs=self.max_rungs),
             singles=[search(ladders=[[point]])[0] for point in answers.points],
-            paper_curve=search(ladders=[pair]) if {*pair} <= {*answers.points} else [],
+            paper_curve=search(ladders=[pair]) if len({*pair} & {*answers.points}) == 2 else [],
         )
 
     def _choose(self, found: "_Found") -> dict[str, Calibrated]:
@@ -219,7 +219,7 @@ class _Found:
 
     curve: list[Calibrated]  # of all
     singles: list[Calibrated]  # each operating point alone
-    paper_curve: list[Calibrated]  # of the paper's pair; empty where it is not among the operating points
+    paper_curve: list[Calibrated]  # of the paper's pair; empty where the operating points have no such pair
 
 
 def _cascade_table(found: Mapping[str, Calibrated], throughputs_ips: Mapping[Ladder, float]) -> str:

@@ -86,6 +86,13 @@ def test_cascade_writes_a_ladder_that_runs(saved, tmp_path, capsys):
     assert top1 == pytest.approx(report["cascade"]["held_out"]["top1"], abs=1.2)  # two of 180 may tip over
 
 
+def test_cascade_on_a_menu_without_the_papers_pair(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    SuperViT(small_config(in_chans=1, num_classes=10, grid_sizes=(4,), keep_rates=(0.5, 1.0))).save(tmp_path)
+    Cascade(str(tmp_path), DIGITS, timed_images=0, device="cpu").run()
+    assert "paper_pair" not in capsys.readouterr().out
+
+
 def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved):
     with pytest.raises(InputError, match="no cascade reaches 101 %"):
         Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0, device="cpu").run()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from supervit import Complexity, InputError
 from supervit.choose import Budget, choose
 from supervit.cost_table import Cost, CostTable
-from tests.unit.test_cost_table import setup
+from tests.cost_tables import setup
 
 positive = st.floats(min_value=1e-3, max_value=1e6)
 rows = st.builds(

@@ -2,7 +2,7 @@ import pytest
 
 from supervit import InputError
 from supervit.choose import Budget, choose
-from tests.unit.test_cost_table import cost, table
+from tests.cost_tables import cost, table
 
 TABLE = table(
     cost("4@0.5", latency_ms=1.0, top1=50.0, macs=10, energy_j=0.1, peak_memory_mib=1.0),

@@ -9,7 +9,7 @@ import pytest
 
 from supervit import InputError
 from supervit.controller import Controller, ControllerSettings, Power, read_power
-from tests.unit.test_cost_table import cost, table
+from tests.cost_tables import cost, table
 
 # Median latencies 1, 2, 4, 8, 16 ms, 95th percentiles a fifth above; the sixth row is on no frontier.
 TABLE = table(

@@ -5,26 +5,13 @@ import pytest
 import torch
 
 from supervit import Complexity, InputError, SuperViT
-from supervit.cost_table import Cost, CostTable, Setup, fingerprint
+from supervit.cost_table import CostTable, Setup, fingerprint
 from supervit.macs import executed_macs, macs
 from supervit.profiling import measure_costs, profile
 from tests.conftest import small_config
+from tests.cost_tables import cost, setup, table
 
 POINTS = [Complexity(4, 0.5), Complexity(7)]
-
-
-def cost(text="4@0.5", batch_size=1, latency_ms=1.0, top1=None, **changes) -> Cost:
-    values = {"throughput_ips": 1000 * batch_size / latency_ms, "macs": 20, "executed_macs": 10, "top1": top1}
-    return Cost(Complexity.of(text), batch_size, latency_ms, 1.2 * latency_ms, **{**values, **changes})
-
-
-def setup(**changes) -> Setup:
-    values = {"model": "m", "device": "d", "runtime": "torch", "precision": "float32", "threads": 1}
-    return Setup(**{**values, "versions": {"torch": "2"}, "date": "2026-01-01T00:00:00+00:00", **changes})
-
-
-def table(*rows: Cost) -> CostTable:
-    return CostTable(rows, setup())
 
 
 def test_every_point_is_measured_at_every_batch_size():
