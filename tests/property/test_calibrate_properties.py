@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervit import Complexity
@@ -21,6 +21,7 @@ def answers(draw) -> Answers:
     return Answers(POINTS, torch.tensor(hits).view(3, -1), torch.tensor(confidences).view(3, -1), "probability")
 
 
+@settings(deadline=None)
 @given(answers(), sure, sure)
 def test_no_thresholds_beat_those_that_the_sweep_finds(answers, first, second):
     found = _pareto_of_ladder(answers, POINTS, CONFIG)

@@ -1,7 +1,7 @@
 from dataclasses import fields, replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from supervit import Complexity, InputError
@@ -42,6 +42,7 @@ def fits(row: Cost, budget: Budget) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(tables, limits)
 def test_the_choice_is_within_the_budget_and_no_other_row_within_is_better(table, limits):
     budget = Budget(**limits)
@@ -55,6 +56,7 @@ def test_the_choice_is_within_the_budget_and_no_other_row_within_is_better(table
             choose(table, budget)
 
 
+@settings(deadline=None)
 @given(tables, limits, st.data())
 def test_a_larger_budget_never_gives_lower_accuracy(table, limits, data):
     tight = Budget(**limits)

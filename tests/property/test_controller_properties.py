@@ -1,6 +1,6 @@
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervit.controller import Controller, ControllerSettings
@@ -23,6 +23,7 @@ def run(controller, slowdowns, start_s=0.0) -> list[int]:
     return [*rungs, RUNGS.index(controller.complexity)]
 
 
+@settings(deadline=None)
 @given(loads, st.lists(st.floats(1, 0.999 / SETTINGS.margin), min_size=1, max_size=200))
 def test_on_a_steady_load_with_noise_within_the_margin_no_climb_is_taken_back(load, noise):
     rungs = run(Controller(TABLE, BUDGET_MS, settings=SETTINGS), [load * each for each in noise])
@@ -32,6 +33,7 @@ def test_on_a_steady_load_with_noise_within_the_margin_no_climb_is_taken_back(lo
     assert len(directions) <= 2 * (len(RUNGS) - 1)
 
 
+@settings(deadline=None)
 @given(st.lists(loads, max_size=40), loads)
 def test_whatever_was_before_a_new_load_holds_the_budget_after_the_stated_number_of_batches(before, load):
     controller = Controller(TABLE, BUDGET_MS, settings=SETTINGS)
@@ -41,6 +43,7 @@ def test_whatever_was_before_a_new_load_holds_the_budget_after_the_stated_number
         assert load * LATENCIES_MS[rung] <= BUDGET_MS * (1 + 1e-9) or rung == 0
 
 
+@settings(deadline=None)
 @given(st.lists(loads, min_size=1, max_size=100))
 def test_it_climbs_one_rung_at_a_time(slowdowns):
     rungs = run(Controller(TABLE, BUDGET_MS, settings=SETTINGS), slowdowns)
