@@ -2,8 +2,8 @@
 
 `python benchmarks/paradigm.py --root FASHION_MNIST --out RUNS` trains, one after the other and at equal epochs: one SuperViT;
 its twelve twins, each trained alone at one operating point; and the ablations: grid sizes only, keep rates only, labels
-everywhere, all twelve paths in each step; moreover our variants (antialiased resize, the largest grid as teacher). Runs that are
-finished already are not repeated, and one that was interrupted goes on. Prints the tables, writes `paradigm.json`.
+everywhere, all twelve paths in each step; moreover our variants (antialiased resize, the largest grid as teacher). Runs that
+are finished already are not repeated, and one that was interrupted goes on. Prints the tables, writes `paradigm.json`.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from supervit.errors import InputError
 
 @dataclass(frozen=True)
 class World:
-    """This process and how many there are.
+    """A process among those that train together.
 
     Args:
         rank: Number of this process, from 0.
