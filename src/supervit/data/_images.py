@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from supervit.errors import InputError
@@ -75,6 +74,3 @@ def _cut_ends(image: Image.Image) -> Image.Image:
         return image
     left, top = (max(0, side - longest) // 2 for side in (width, height))
     return image.crop((left, top, width - left, height - top))
-
-
-ImageTransform = Callable[[Image.Image], Tensor]

@@ -2,6 +2,7 @@
 
 All of it is a function of (seed, epoch, place in the epoch): order and augmentation depend neither on the epochs before nor on
 the number of workers, so a run that goes on within an epoch starts at the right batch without loading those before it.
+Of a stream each worker has a part of its own, so there the number of workers counts too.
 """
 
 from collections.abc import Iterator, Sequence
