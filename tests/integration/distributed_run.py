@@ -23,6 +23,7 @@ def main() -> None:
     """One process of the run."""
     torch.set_num_threads(1)
     out, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+    out.mkdir(parents=True, exist_ok=True)
     lost_at = changes.pop("lose rank 1 at step", None)
     config = changed(tiny_run(out, plot=False, throughput_repeats=0), changes)
     config = dataclasses.replace(config, paths=tuple(config.paths))

@@ -76,6 +76,10 @@ class _Run:
         loaded = load_start(config.init, config.model) if config.init is not None else None
         model_config = config.model if loaded is None else loaded.config
         data = config.data
+        if data.download:  # one process fetches, the others find it there
+            if world.is_main:
+                open_dataset(data, "val", model_config)
+            world.gather(None)
         train_set = open_dataset(data, "train", model_config, augmentation=data)
         val_set = open_dataset(data, "val", model_config)
         seed_everything("weights", config.seed)
