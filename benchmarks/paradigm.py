@@ -31,9 +31,9 @@ def runs(base: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     yield "cross-entropy everywhere", replace(base, teacher="labels")
     yield "sizes only", replace(base, model=model.replace(keep_rates=(1.0,)))
     yield "rates only", replace(base, model=model.replace(grid_sizes=model.grid_sizes[-1:]))
+    yield "all paths", replace(base, paths=("all",))
     yield "ours: larger grid teaches", replace(base, teacher="larger_grid")
     yield "ours: antialiased resize", replace(base, model=model.replace(resize="antialias"))
-    yield "all paths", replace(base, paths=("all",))
 
 
 def measure(config: TrainConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from supervit.errors import InputError
@@ -48,7 +49,7 @@ class World:
         if not dist.is_initialized():
             store, _, _ = next(rendezvous("env://"))
             # torchrun's workers meet in the same store again after a restart, where keys of the lost ones would mislead them.
-            attempt = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
             dist.init_process_group(backend, store=attempt, rank=world.rank, world_size=world.size)
         return world, device

@@ -82,7 +82,7 @@ class ImageDataset:
         return self.load(index)
 
     def load(self, record: Any, seed: int | None = None) -> Any:
-        """(Image tensor, class index) of a record, and its token labels, if any; augmented as a function of the seed, if any."""
+        """(Image, class index) of a record, and its token labels, if any; augmented as a function of the seed, if any."""
         if seed is not None:
             seed_everything(seed)
         image, label = self.source.read(record)
