@@ -1,4 +1,4 @@
-"""The command `supervit`: train, evaluate, benchmark, macs, convert, label."""
+"""The command `supervit`: its subcommands, and what a user sees of an error."""
 
 import contextlib
 import io
@@ -13,8 +13,8 @@ import tyro
 
 from supervit.backbones import variant_config
 from supervit.checkpoints import load
-from supervit.complexity import Complexity
-from supervit.config import Interpolation, Resize, SuperViTConfig
+from supervit.commands import Cascade, Points, Profile, check_classes, parse_points
+from supervit.config import Interpolation, Resize
 from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError, SuperViTError
 from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, tabulate
@@ -55,7 +55,6 @@ class Overrides:
 
 
 _Overrides = Annotated[Overrides, tyro.conf.arg(name="")]
-_Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Evaluate:
     """The data."""
     split: Split = "val"
     """Part of the data."""
-    complexities: _Points = ()
+    complexities: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     repeats: int = 10
     """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
@@ -86,9 +85,9 @@ class Evaluate:
             check_plotting()
         device = pick_device(self.device)
         model = load(self.model, **self.overrides.given()).to(device)
-        points = _parse(self.complexities, model.config)
+        points = parse_points(self.complexities, model.config)
         dataset = open_dataset(self.data, self.split, model.config)
-        _check_classes(dataset.classes, model.config)
+        check_classes(dataset.classes, model.config)
         loader = EpochLoader(dataset, self.data.batch_size, self.data.workers, max_damaged=self.data.max_damaged)
         accuracies = evaluate(model, loader.epoch(), points)
         for name, reason in loader.damaged.items():
@@ -102,27 +101,13 @@ class Evaluate:
         _report(results, self.out, context)
 
 
-def _check_classes(classes: Sequence[str], config: SuperViTConfig) -> None:
-    """Refuse data whose class indices are not the model's."""
-    if config.class_names and tuple(classes) != config.class_names:
-        raise InputError(
-            f"the data's classes ({', '.join(classes[:5])}, ...) are not the model's "
-            f"({', '.join(config.class_names[:5])}, ...); use the data it was trained for, or give --data.class-list"
-        )
-    if len(classes) != config.num_classes:
-        raise InputError(
-            f"the data have {len(classes)} classes, the model {config.num_classes}; give --data.class-list, "
-            "a file with one class folder name per line in the model's order"
-        )
-
-
 @dataclass(frozen=True)
 class Benchmark:
     """Images/s of every operating point on this device: batch-size * repeats / total time."""
 
     model: tyro.conf.Positional[str]
     """Name of a variant, such as deit_small, a model directory or a weights file."""
-    complexities: _Points = ()
+    complexities: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     batch_size: int = 64
     """Images per batch (paper: 512)."""
@@ -140,7 +125,7 @@ class Benchmark:
         device = pick_device(self.device)
         model = load(self.model) if Path(self.model).exists() else SuperViT(variant_config(self.model))
         model = model.to(device).eval()
-        points = _parse(self.complexities, model.config)
+        points = parse_points(self.complexities, model.config)
         throughputs = measure_throughput(model, points, self.batch_size, self.repeats, self.warmup)
         context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **environment(device)}
         _report(tabulate(model.config, points, throughputs=throughputs), self.out, context)
@@ -152,13 +137,13 @@ class Macs:
 
     model: tyro.conf.Positional[str]
     """Name of a variant, such as deit_small."""
-    complexities: _Points = ()
+    complexities: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
 
     def run(self) -> None:
         """Print the table."""
         config = variant_config(self.model)
-        points = _parse(self.complexities, config)
+        points = parse_points(self.complexities, config)
         print(markdown_table(tabulate(config, points)), end="")
         together = executed_macs(config, points)
         share = together / sum(executed_macs(config, point) for point in points)
@@ -230,6 +215,8 @@ Command = (
     | Annotated[Macs, tyro.conf.subcommand("macs")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Label, tyro.conf.subcommand("label")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[Cascade, tyro.conf.subcommand("cascade")]
 )
 
 
@@ -274,10 +261,6 @@ def _parse_arguments(arguments: Sequence[str]) -> Any:
             cause = cause.__context__
         print(errors.getvalue(), end="", file=sys.stderr)
         raise
-
-
-def _parse(texts: Sequence[str], config: SuperViTConfig) -> list[Complexity]:
-    return [Complexity.of(text) for text in texts] or list(config.space)
 
 
 def _report(results: list[Result], out: Path | None, context: dict[str, Any]) -> None:

@@ -15,6 +15,9 @@ from supervit.recipes import recipe_names
 from tests.conftest import small_config
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
+COMMANDS = [(name,) for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade")] + [
+    ("train", "digits")
+]
 
 
 def help_text(capsys, *command):
@@ -32,7 +35,7 @@ def test_flags_are_frozen(capsys, monkeypatch):
         return sorted(set(re.findall(r"--[a-z][a-z0-9.-]*", help_text(capsys, *command))) - {"--help"})
 
     lines = []
-    for command in (("evaluate",), ("benchmark",), ("macs",), ("convert",), ("train", "digits")):
+    for command in COMMANDS:
         lines += [f"{' '.join(command)} {flag}" for flag in flags(*command)]
     assert lines == FLAGS.read_text().splitlines()
     for name in recipe_names():
@@ -41,8 +44,15 @@ def test_flags_are_frozen(capsys, monkeypatch):
 
 def test_help_lists_the_commands(capsys):
     text = help_text(capsys)
-    assert all(command in text for command in ("train", "evaluate", "benchmark", "macs", "convert"))
+    assert all(command in text for command, *_ in COMMANDS)
     assert "digits" in help_text(capsys, "train")
+
+
+def test_train_lists_its_recipes(capsys):
+    main(["train", "--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert "Figure 4b" in next(line for line in lines if line.startswith("cross_entropy"))
 
 
 def test_macs_prints_the_twelve_costs(capsys):
