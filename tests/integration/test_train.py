@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import supervit
 from supervit import InputError, SuperViTConfig, TrainingError
@@ -92,6 +93,25 @@ def test_a_run_is_a_function_of_its_seed(finished, tmp_path):
     for name, value in weights(out).items():
         assert torch.equal(value, weights(tmp_path / "same")[name]), name
     assert not torch.equal(weights(out)["head.weight"], weights(tmp_path / "other")["head.weight"])
+
+
+def test_damaged_images_are_counted_named_and_skipped(tmp_path, capsys):
+    for split, images in (("train", 12), ("val", 4)):
+        for label in "ab":
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for index in range(images):
+                Image.new("L", (16, 16), index * 10).save(tmp_path / "data" / split / label / f"{index}.png")
+    (tmp_path / "data/train/a/3.png").write_bytes(b"no image")
+    (tmp_path / "data/val/b/1.png").write_bytes(b"")
+    settings = {"data.name": "image_folder", "data.root": tmp_path / "data", "data.batch_size": 8, "data.max_damaged": 0.2}
+    run = changed(tiny_run(tmp_path / "run", epochs=2), settings)
+    run_training(run)
+    entries = log(tmp_path / "run", "damaged")
+    assert [(entry["image"], entry["count"]) for entry in entries] == [("a/3.png", 1), ("b/1.png", 2)]
+    assert "skipped a damaged image, 1 so far: a/3.png" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/results.json").read_text())["images"] == 7
+    with pytest.raises(InputError, match=r"1 of 24 images cannot be read, more than max_damaged = 0.01 allows: 'a/3.png'"):
+        run_training(changed(run, {"out": tmp_path / "strict", "data.max_damaged": 0.01}))
 
 
 def test_micro_batches_are_the_same_step(tmp_path):

@@ -78,7 +78,7 @@ class EpochLoader:
         if is_stream(self.dataset.source):
             parts = {"dataset": _StreamedBatches(self, epoch, first_batch)}
         else:
-            parts = {"dataset": _IndexedBatches(self.dataset), "sampler": self._batches(epoch)[first_batch:]}
+            parts = {"dataset": _IndexedBatches(self.dataset), "sampler": self._batches(epoch, first_batch)}
         loader: DataLoader[_Loaded] = DataLoader(
             **parts, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
         )
@@ -86,23 +86,31 @@ class EpochLoader:
             if isinstance(loaded, InputError):
                 raise loaded
             batch, damage = loaded
-            self._note(damage)
+            self.note(damage)
             if batch is not None:
                 yield batch
 
-    def _batches(self, epoch: int) -> list[_Batch]:
+    def _batches(self, epoch: int, first_batch: int) -> Iterator[_Batch]:
         """The (image, seed of its augmentation) of each batch of this process."""
         images, rank, size = len(self.dataset), self.world.rank, self.world.size
         if self.seed is None:
             mine = range(rank, images, size)
-            return [[(image, None) for image in mine[at : at + self.batch_size]] for at in range(0, len(mine), self.batch_size)]
+            for at in range(first_batch * self.batch_size, len(mine), self.batch_size):
+                yield [(image, None) for image in mine[at : at + self.batch_size]]
+            return
         shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(mix_seed(self.seed, epoch)))
         order = shuffled.repeat_interleave(self.repeats)[:images].tolist()
         together = min(self.batch_size * size, images // size * size)
-        keyed: _Batch = [(image, mix_seed(self.seed, epoch, place)) for place, image in enumerate(order)]
-        return [keyed[batch * together : (batch + 1) * together][rank::size] for batch in range(len(self))]
+        for batch in range(first_batch, len(self)):
+            places = range(batch * together, (batch + 1) * together)[rank::size]
+            yield [(order[place], mix_seed(self.seed, epoch, place)) for place in places]
 
-    def _note(self, damage: Damage) -> None:
+    def note(self, damage: Damage) -> None:
+        """Count damaged images, also those that other processes have found.
+
+        Raises:
+            InputError: they are more than `max_damaged` of the data set.
+        """
         self.damaged |= damage
         if len(self.damaged) > self.max_damaged * len(self.dataset):
             some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.damaged.items())[:3])

@@ -268,11 +268,11 @@ class _Run:
     def _log_damage(self, loader: EpochLoader) -> None:
         """Name the images that have been skipped since the last time, of all processes."""
         for damaged in self.world.gather(loader.damaged):
-            for name, reason in damaged.items():
-                if name not in self.named_damage:
-                    self.named_damage.add(name)
-                    self._write_log("damaged", image=name, reason=reason, count=len(self.named_damage))
-                    self._say(f"skipped a damaged image, {len(self.named_damage)} so far: {name} ({reason})")
+            loader.note(damaged)
+        for name in loader.damaged.keys() - self.named_damage:
+            self.named_damage.add(name)
+            self._write_log("damaged", image=name, reason=loader.damaged[name], count=len(self.named_damage))
+            self._say(f"skipped a damaged image, {len(self.named_damage)} so far: {name} ({loader.damaged[name]})")
 
     def _diverged(self, what: str) -> TrainingError:
         kept = checkpoints(self.config.out)
