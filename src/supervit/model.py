@@ -16,7 +16,7 @@ from supervit.backbones import config_from_dict, load_family, variant_config
 from supervit.complexity import Branch, Complexity, grow_tree
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.layers import Block, resize_images, take_survivors
+from supervit.layers import Block, check_images, resize_images, take_survivors
 from supervit.plugins import load_plugin
 from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors, write_model
 
@@ -158,7 +158,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
             trace: Whether to say where every patch went.
             mix: Done to the patch tokens (B, g^2, D) of each grid size g before they get positions (`MixBox.mix`).
         """
-        self._check_images(images)
+        check_images(images, self.config.in_chans)
         points = [self.config.space.largest if point is None else Complexity.of(point) for point in complexities]
         if not points:
             raise InputError("no complexities were asked for; name at least one, such as '14'")
@@ -173,17 +173,6 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
             start = Trace.start(images, branch.grid_size) if trace else None
             self._run_branch(branch, self._embed(images, branch.grid_size, mix), start, encoded)
         return [encoded[index] for index in range(len(points))]
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != self.config.in_chans or images.shape[2] != images.shape[3]:
-            raise InputError(
-                f"images of shape {tuple(images.shape)} do not fit; expected (batch, {self.config.in_chans}, S, S): "
-                "square (crop or pad first), with the model's channel count"
-            )
-        if not images.is_floating_point():
-            raise InputError(
-                f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
-            )
 
     def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
         """Class token and patch tokens with their positions (Eq. 7)."""
