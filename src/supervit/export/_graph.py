@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.layers import check_images, resize_images
+from supervit.layers import Block, check_images, resize_images
 from supervit.model import SuperViT
 
 AnyComplexity = Complexity | str
@@ -69,11 +69,11 @@ class ElasticGraph(nn.Module):
         """
         model, config = self.model, self.model.config
         tokens = model.patch_embed(images)
-        rows = self.first_rows[images.shape[-1] // config.patch_size] + torch.arange(tokens.shape[1] + 1)
+        rows = self.first_rows[images.shape[-1] // config.patch_size] + torch.arange(tokens.shape[1] + 1, device=images.device)
         tokens = torch.cat([model.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = tokens + self.tables.index_select(0, rows)
         drop_blocks = drop_order(config)
-        for index, block in enumerate(model.blocks):
+        for index, block in enumerate(cast(Sequence[Block], model.blocks)):
             if config.reads_class_token_only and index == config.depth - 1:
                 tokens, _ = block(tokens, 1)
             elif index in drop_blocks:

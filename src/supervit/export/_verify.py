@@ -29,7 +29,7 @@ def differences(graph: Graph, model: SuperViT, run: Callable[..., Tensor]) -> di
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    found = {}
+    found: dict[Complexity, float] = {}
     try:
         for point in graph.points:
             for draw in range(_DRAWS):

@@ -1,5 +1,6 @@
 """ONNX: `model.onnx`, for ONNX Runtime and everything that reads ONNX."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
         InputError: a package is missing.
     """
     import_extra("onnxscript", "onnx")
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it reports each node that it leaves as it is
     program = torch.onnx.export(graph.program, dynamo=True, output_names=["logits"], verbose=False)
     assert program is not None
     return quantize(program.model_proto, calibration) if calibration else program.model_proto

@@ -13,7 +13,6 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from supervit.errors import InputError
 from supervit.export import Precision

@@ -6,6 +6,7 @@ batches of a single image and one for all others. `prepare` makes them ahead.
 
 import functools
 import shutil
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     step = torch.compile(Block.forward, dynamic=True)
     for block in placed.blocks:
         block.drop_path = nn.Identity()  # its rate differs from block to block, which would make a graph for each
-        block.forward = functools.partial(step, block)
+        block.forward = functools.partial(step, cast(Block, block))
 
     def run(images: Tensor, point: Complexity) -> Tensor:
         return placed(images.to(config.device, dtype), point)
