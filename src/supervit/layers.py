@@ -8,11 +8,25 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from supervit.config import Resize, SuperViTConfig
+from supervit.errors import InputError
 from supervit.reducers import Scorer
 
 Projection = Callable[[Tensor], tuple[Tensor, ...]]
 
 _ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU, nearly: 6 MiB of hidden activations at width 384
+
+
+def check_images(images: Tensor, in_chans: int) -> None:
+    """Refuse images that are not normalised, square and of the model's channel count (B, C, S, S)."""
+    if images.ndim != 4 or images.shape[1] != in_chans or images.shape[2] != images.shape[3]:
+        raise InputError(
+            f"images of shape {tuple(images.shape)} do not fit; expected (batch, {in_chans}, S, S): "
+            "square (crop or pad first), with the model's channel count"
+        )
+    if not images.is_floating_point():
+        raise InputError(
+            f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
+        )
 
 
 def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
@@ -144,21 +158,38 @@ class Block(nn.Module):
         tokens, order = form(tokens, tokens_out, tokens_ranked)
         return self._add_residual(tokens, self._feed_forward(tokens)), order
 
+    def drop(self, tokens: Tensor, tokens_kept: int) -> Tensor:
+        """The class token and the best patches after the block, best first: (B, tokens_kept, D).
+
+        `forward` at a drop block in the saving form, for graphs in which the count is an input: nothing here asks whether
+        the count is that of all tokens, and with all of them kept the patches only change places.
+        """
+        tokens, _ = self._attend_some(tokens, tokens_kept, tokens_kept)
+        return self._add_residual(tokens, self._feed_forward(tokens))
+
     def _saving_form(self, tokens: Tensor, tokens_out: int, tokens_ranked: int) -> tuple[Tensor, Tensor | None]:
         """Attention with its residual for the rows that are read: a row needs its own query and all keys, no more."""
+        if tokens_out != tokens.shape[1]:
+            return self._attend_some(tokens, tokens_out, tokens_ranked)
         normed, order = self.norm1(tokens), None
-        if tokens_out == tokens.shape[1]:
-            query, key, value = self.attn.project(normed)
-        else:
-            project_query, project_key_value = self.attn.split_projection()
-            key, value = project_key_value(normed)
-            (query,) = project_query(normed[:, :1])
+        query, key, value = self.attn.project(normed)
         if tokens_ranked:
             with torch.no_grad():
                 order = self._rank(self.attn.class_attention(query[:, :, :1], key), normed, tokens_ranked)
+        return self._add_residual(tokens, self.attn.attend(query, key, value)), order
+
+    def _attend_some(self, tokens: Tensor, tokens_out: int, tokens_ranked: int) -> tuple[Tensor, Tensor | None]:
+        """Attention with its residual for the class token alone, or for it and the best patch tokens."""
+        normed, order = self.norm1(tokens), None
+        project_query, project_key_value = self.attn.split_projection()
+        key, value = project_key_value(normed)
+        (query,) = project_query(normed[:, :1])
+        if tokens_ranked:
+            with torch.no_grad():
+                order = self._rank(self.attn.class_attention(query, key), normed, tokens_ranked)
         if tokens_out == 1:
             tokens = tokens[:, :1]
-        elif tokens_out < tokens.shape[1]:
+        else:
             assert order is not None
             tokens = take_survivors(tokens, order, tokens_out)
             (query,) = project_query(self.norm1(tokens))

@@ -16,7 +16,7 @@ from supervit.backbones import config_from_dict, load_family, variant_config
 from supervit.complexity import Branch, Complexity, grow_tree
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.layers import Block, resize_images, take_survivors
+from supervit.layers import Block, check_images, resize_images, take_survivors
 from supervit.plugins import load_plugin
 from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors, write_model
 from supervit.trace import Trace
@@ -169,25 +169,14 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         self._run_branch(rest, prefix, None, encoded)
         return self.forward_head(encoded[0].tokens)
 
-    def _check_images(self, images: Tensor, grid_size: int) -> None:
-        if images.ndim != 4 or images.shape[1] != self.config.in_chans or images.shape[2] != images.shape[3]:
-            raise InputError(
-                f"images of shape {tuple(images.shape)} do not fit; expected (batch, {self.config.in_chans}, S, S): "
-                "square (crop or pad first), with the model's channel count"
-            )
-        if not images.is_floating_point():
-            raise InputError(
-                f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
-            )
+    def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
+        """Class token and patch tokens with their positions (Eq. 7)."""
+        check_images(images, self.config.in_chans)
         if images.shape[-1] < grid_size:
             raise InputError(
                 f"images of {images.shape[-1]} pixels are too small for grid size {grid_size}: "
                 "each patch needs a pixel; use larger images or a smaller grid"
             )
-
-    def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
-        """Class token and patch tokens with their positions (Eq. 7)."""
-        self._check_images(images, grid_size)
         side = self.config.patch_size * grid_size
         tokens = self.patch_embed(resize_images(images, side, self.config.resize))
         tokens = mix(tokens, grid_size) if mix else tokens

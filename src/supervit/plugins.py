@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from supervit.errors import unknown_name
+from supervit.errors import InputError, unknown_name
 
 
 def plugin_names(package: ModuleType) -> list[str]:
@@ -22,3 +22,15 @@ def load_plugin(package: ModuleType, name: str) -> ModuleType:
     if name not in names:
         raise unknown_name(package.__name__.rpartition(".")[2].removesuffix("s"), name, names)
     return importlib.import_module(f"{package.__name__}.{name}")
+
+
+def import_extra(package: str, extra: str) -> ModuleType:
+    """The optional package `package`, which `pip install 'supervit[extra]'` brings.
+
+    Raises:
+        InputError: it is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"this needs {package}; pip install 'supervit[{extra}]'") from error

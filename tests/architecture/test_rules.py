@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPTIONAL = {"matplotlib", "sklearn", "datasets", "webdataset", "pynvml", "psutil"}
+OPTIONAL = {"matplotlib", "sklearn", "datasets", "webdataset", "wandb", "pynvml", "psutil"}
+OPTIONAL |= {"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
 
 
 def test_optional_packages_and_the_command_line_are_not_imported_with_the_library():
-    code = f"import sys, supervit, supervit.train; print(sorted({OPTIONAL | {'tyro'}!r} & set(sys.modules)))"
+    code = f"import sys, supervit, supervit.train, supervit.runtimes; print(sorted({OPTIONAL | {'tyro'}!r} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert out.strip() == "[]"
 

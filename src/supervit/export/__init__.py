@@ -1,0 +1,163 @@
+"""Models as files for other runtimes: one file is one target, found by its name.
+
+A target file has:
+
+- `PRECISIONS`: the precisions it can write;
+- `write(graph, directory, calibration)`: writes a `Graph`; `calibration` is what to quantise by, empty unless int8;
+- `read(directory)`: a function from the graph's inputs to logits (B, K), by which the file is verified.
+
+An artefact is a directory: what the target wrote, and `export.json`, which says how to run it.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supervit._version import __version__
+from supervit.complexity import Complexity
+from supervit.errors import InputError, SuperViTError
+from supervit.export._graph import AnyComplexity, Graph, Precision, calibration_feeds, trace
+from supervit.export._verify import differences
+from supervit.model import SuperViT
+from supervit.plugins import load_plugin, plugin_names
+
+__all__ = [
+    "ExportConfig", "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "export_model",
+    "target_names", "trace",
+]  # fmt: skip
+
+REPORT_FILE = "export.json"
+FLOAT32_TOLERANCE = 1e-3
+
+
+class ExportError(SuperViTError, RuntimeError):
+    """An exported graph does not compute what the model computes; nothing was written."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export, and where to."""
+
+    out: Path
+    """Directory to make; must not exist yet."""
+    target: str = "onnx"
+    """Format: the name of a file in `supervit/export`, such as onnx, openvino or torch_export."""
+    points: tuple[str, ...] = ()
+    """Operating points, such as 8@0.5 14 (default: the model's menu): one gives a static graph, several an elastic one."""
+    precision: Precision = "float32"
+    """Arithmetic; int8 is quantised after training and needs calibration images."""
+
+
+@dataclass(frozen=True)
+class PointReport:
+    """One operating point of an artefact, and how to ask for it."""
+
+    complexity: str
+    image_size: int
+    """Side in pixels of the images it takes."""
+    keep: tuple[int, ...]
+    """Input `keep` of an elastic graph: tokens that survive each drop block, class token included."""
+    difference: float
+    """Largest absolute difference of a logit to PyTorch in float32, on random images."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported: the content of `export.json`."""
+
+    target: str
+    form: str
+    """`elastic`: any of the points, or another keep rate at their grids; `static`: the one point."""
+    precision: str
+    inputs: tuple[str, ...]
+    """`images` (B, C, S, S), float32, normalised, at the size of their point; elastic: and `keep`, int64."""
+    points: tuple[PointReport, ...]
+    config: dict[str, Any]
+    """The model's config: normalisation, classes, architecture."""
+    versions: dict[str, str]
+
+
+def target_names() -> list[str]:
+    """Names of all targets."""
+    return plugin_names(sys.modules[__name__])
+
+
+def export_model(
+    model: SuperViT,
+    target: str,
+    out: Path,
+    points: Sequence[AnyComplexity] = (),
+    precision: Precision = "float32",
+    calibration: Tensor | None = None,
+) -> ExportReport:
+    """The report of an export that was verified against PyTorch, then written.
+
+    Args:
+        model: Is left as it is.
+        target: Format, such as `onnx`.
+        out: Directory to make; appears whole or not at all.
+        points: Operating points (default: the menu). One gives a static graph; several one elastic graph, with the weights
+            once, that takes images at the size of any of their grids and the number of tokens to keep.
+        precision: `float32` or `int8`.
+        calibration: Normalised images (N, C, S, S) that int8 is calibrated on, some hundred of those to be classified.
+
+    Raises:
+        InputError: an unknown target, a precision that it has not, int8 without images, or a directory that exists.
+        ExportError: the logits differ from PyTorch's; nothing is written.
+    """
+    plugin = load_plugin(sys.modules[__name__], target)
+    if precision not in plugin.PRECISIONS:
+        raise InputError(f"{target} cannot be exported in {precision!r}; use {' or '.join(plugin.PRECISIONS)}")
+    if (calibration is None) == (precision == "int8"):
+        raise InputError("int8, and no other precision, is calibrated: give some hundred normalised images with it")
+    if out.exists():
+        raise InputError(f"{str(out)!r} exists; name a new directory")
+    graph = trace(model, points)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        plugin.write(graph, temporary, [] if calibration is None else calibration_feeds(graph, calibration))
+        report = _report(graph, target, precision, differences(graph, model, plugin.read(temporary)))
+        _check(report)
+        (temporary / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
+        temporary.rename(out)
+    except OSError as error:
+        raise InputError(f"cannot write {str(out)!r} ({error.strerror}); name a directory that you may write") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return report
+
+
+def _report(graph: Graph, target: str, precision: str, found: dict[Complexity, float]) -> ExportReport:
+    points = tuple(
+        PointReport(str(point), graph.side(point), tuple(graph.keep(point).tolist()), difference)
+        for point, difference in found.items()
+    )
+    return ExportReport(
+        target=target,
+        form="elastic" if graph.is_elastic else "static",
+        precision=precision,
+        inputs=graph.input_names,
+        points=points,
+        config=graph.config.to_dict(),
+        versions={"supervit": __version__, "torch": torch.__version__},
+    )
+
+
+def _check(report: ExportReport) -> None:
+    """Refuse a float32 graph that computes something else, and any that computes no numbers."""
+    limit = FLOAT32_TOLERANCE if report.precision == "float32" else float("inf")
+    for point in report.points:
+        if not point.difference < limit:
+            raise ExportError(
+                f"{report.target} at {point.complexity} differs from PyTorch by {point.difference:.3g} (allowed: "
+                f"{limit:.0e}); nothing was written. A reducer that draws at random cannot be exported; else report this"
+            )

@@ -1,0 +1,163 @@
+"""The model as a graph that other runtimes can take: static for one operating point, elastic for several."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from supervit.complexity import Complexity
+from supervit.config import SuperViTConfig
+from supervit.errors import InputError
+from supervit.layers import Block, check_images, resize_images
+from supervit.model import SuperViT
+
+AnyComplexity = Complexity | str
+Precision = Literal["float32", "bfloat16", "int8"]
+Feed = dict[str, np.ndarray[Any, Any]]
+
+_MOST_IMAGES = 4096  # per batch: a bound that the exporter wants
+
+
+class StaticGraph(nn.Module):
+    """The model at one operating point."""
+
+    def __init__(self, model: SuperViT, point: Complexity):
+        super().__init__()
+        self.model, self.point = model, point
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, S, S) at the grid's size."""
+        return self.model(images, self.point)
+
+
+class ElasticGraph(nn.Module):
+    """The model with the number of survivors as an input; the image's size says the grid.
+
+    Numerics: where all tokens are kept, a drop block still orders them, which changes no logit.
+
+    Args:
+        model: In evaluation mode.
+        grid_sizes: Grids to serve; images at the size of another are an index error.
+    """
+
+    tables: Tensor
+    first_rows: Tensor
+
+    def __init__(self, model: SuperViT, grid_sizes: Sequence[int]):
+        super().__init__()
+        self.model = model
+        tables = {grid: model.position_table(grid).detach()[0] for grid in grid_sizes}
+        rows = sum(len(table) for table in tables.values())
+        first_rows, row = torch.full((max(grid_sizes) + 1,), rows), 0
+        for grid, table in tables.items():
+            first_rows[grid] = row
+            row += len(table)
+        self.register_buffer("tables", torch.cat(list(tables.values())))
+        self.register_buffer("first_rows", first_rows)  # of each grid's table, by grid size
+
+    def forward(self, images: Tensor, keep: Tensor) -> Tensor:
+        """Logits (B, K).
+
+        Args:
+            images: Normalised images (B, C, S, S), S = patch size * grid size.
+            keep: Tokens that survive each drop block, class token included (number of drop blocks).
+        """
+        model, config = self.model, self.model.config
+        tokens = model.patch_embed(images)
+        rows = self.first_rows[images.shape[-1] // config.patch_size] + torch.arange(tokens.shape[1] + 1, device=images.device)
+        tokens = torch.cat([model.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        tokens = tokens + self.tables.index_select(0, rows)
+        drop_blocks = drop_order(config)
+        for index, block in enumerate(cast(Sequence[Block], model.blocks)):
+            if config.reads_class_token_only and index == config.depth - 1:
+                tokens, _ = block(tokens, 1)
+            elif index in drop_blocks:
+                kept: Any = keep[drop_blocks.index(index)].item()  # a symbol: int() would freeze it
+                torch._check(kept >= 2)
+                torch._check(kept <= tokens.shape[1])
+                tokens = block.drop(tokens, kept)
+            else:
+                tokens, _ = block(tokens, tokens.shape[1])
+        return model.forward_head(model.norm(tokens))
+
+
+def drop_order(config: SuperViTConfig) -> list[int]:
+    """The drop blocks in the order of the input `keep`."""
+    return sorted(config.drop_blocks)
+
+
+def keep_counts(config: SuperViTConfig, point: Complexity) -> Tensor:
+    """The input `keep` (number of drop blocks) of an elastic graph at an operating point."""
+    blocks = config.plan(point).blocks
+    return torch.tensor([blocks[index].tokens_kept for index in drop_order(config)], dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced model, and what its inputs are."""
+
+    program: ExportedProgram
+    config: SuperViTConfig
+    points: tuple[Complexity, ...]
+    """The operating points asked for: one where the graph is static."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the graph serves more than one operating point."""
+        return len(self.points) > 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs in order."""
+        return ("images", "keep") if self.is_elastic else ("images",)
+
+    def side(self, point: Complexity) -> int:
+        """Pixels per side of the images at an operating point."""
+        return self.config.patch_size * point.grid_size
+
+    def keep(self, point: Complexity) -> Tensor:
+        """Tokens that survive each drop block at an operating point."""
+        return keep_counts(self.config, point)
+
+    def inputs(self, images: Tensor, point: Complexity) -> tuple[Tensor, ...]:
+        """The inputs for images (B, C, S, S) of any size at an operating point."""
+        images = resize_images(images, self.side(point), self.config.resize)
+        return (images, self.keep(point)) if self.is_elastic else (images,)
+
+
+def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
+    """The graph that serves these operating points (default: the menu), for any batch size; the model is left as it is."""
+    asked = tuple(dict.fromkeys(map(Complexity.of, points))) or tuple(model.config.space)
+    model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    config, batch = model.config, Dim("batch", min=1, max=_MOST_IMAGES)
+    grids = sorted({point.grid_size for point in asked})
+    side = config.patch_size * grids[-1]
+    images = torch.zeros(2, config.in_chans, side, side)
+    image_dims: dict[int, Any] = {0: batch}
+    with torch.no_grad():
+        if len(asked) == 1:
+            program = torch.export.export(StaticGraph(model, asked[0]), (images,), dynamic_shapes=(image_dims,))
+            return Graph(program, config, asked)
+        if len(grids) > 1:
+            pixels = config.patch_size * Dim("grid", min=grids[0], max=grids[-1])
+            image_dims |= {2: pixels, 3: pixels}
+        inputs = (images, keep_counts(config, asked[0]))
+        program = torch.export.export(ElasticGraph(model, grids), inputs, dynamic_shapes=(image_dims, {}))
+    return Graph(program, config, asked)
+
+
+def calibration_feeds(graph: Graph, images: Tensor) -> list[Feed]:
+    """Normalised images (N, C, S, S) as inputs of a graph by name, one image each; the operating points take turns."""
+    check_images(images, graph.config.in_chans)
+    if not images.shape[0]:
+        raise InputError("no calibration images were given; give some hundred of those to be classified")
+    feeds = []
+    for index in range(images.shape[0]):
+        inputs = graph.inputs(images[index : index + 1].float().cpu(), graph.points[index % len(graph.points)])
+        feeds.append({name: tensor.numpy() for name, tensor in zip(graph.input_names, inputs, strict=True)})
+    return feeds

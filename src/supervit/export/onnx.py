@@ -1,0 +1,59 @@
+"""ONNX: `model.onnx`, for ONNX Runtime and everything that reads ONNX."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supervit.export._graph import Feed, Graph
+from supervit.export._quantize import quantize
+from supervit.plugins import import_extra
+
+PRECISIONS = ("float32", "int8")
+
+_FILE = "model.onnx"
+
+
+def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
+    """The `onnx.ModelProto` of a graph, quantised where there are calibration inputs.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    import_extra("onnxscript", "onnx")
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it reports each node that it leaves as it is
+    program = torch.onnx.export(graph.program, dynamo=True, output_names=["logits"], verbose=False)
+    assert program is not None
+    return quantize(program.model_proto, calibration) if calibration else program.model_proto
+
+
+def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
+    """Write `model.onnx`; weights beyond ONNX's 2 GB for a file are refused by ONNX itself."""
+    import_extra("onnx", "onnx").save(convert(graph, calibration), directory / _FILE)
+
+
+def read(directory: Path) -> Callable[..., Tensor]:
+    """The written graph in ONNX Runtime."""
+    return open_session((directory / _FILE).read_bytes())
+
+
+def open_session(model: bytes, threads: int | None = None) -> Callable[..., Tensor]:
+    """A serialised ONNX model as a function from its inputs to logits, in ONNX Runtime on the CPU.
+
+    Raises:
+        InputError: ONNX Runtime is missing.
+    """
+    onnxruntime = import_extra("onnxruntime", "onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    return run

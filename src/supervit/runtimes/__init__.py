@@ -1,0 +1,73 @@
+"""Ways to run a model: one file is one runtime, found by its name.
+
+A runtime file has:
+
+- `PRECISIONS`: the precisions it can compute in;
+- `obstacle(device, precision)`: why it cannot run here, one clause, or None where it can;
+- `open_runtime(model, config)`: a `Runtime`, all of whose operating points share one copy of the weights.
+
+Which runtime is the fastest on a device is for measurements to say.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from supervit.errors import InputError
+from supervit.export import Precision
+from supervit.model import SuperViT
+from supervit.plugins import load_plugin, plugin_names
+from supervit.runtimes._runtime import Runtime, RuntimeConfig
+
+__all__ = ["Availability", "Precision", "Runtime", "RuntimeConfig", "available_runtimes", "open_runtime", "runtime_names"]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime can compute in a precision here."""
+
+    name: str
+    precision: Precision
+    obstacle: str | None
+    """Why not; None where it can."""
+
+
+def runtime_names() -> list[str]:
+    """Names of all runtimes."""
+    return plugin_names(sys.modules[__name__])
+
+
+def available_runtimes(device: str = "cpu") -> list[Availability]:
+    """Every runtime in each of its precisions, with what keeps it from running on a device, if anything does."""
+    found = []
+    for name in runtime_names():
+        plugin = load_plugin(sys.modules[__name__], name)
+        for precision in plugin.PRECISIONS:
+            found.append(Availability(name, precision, plugin.obstacle(torch.device(device), precision)))
+    return found
+
+
+def open_runtime(name: str, model: SuperViT, config: RuntimeConfig | None = None) -> Runtime:
+    """The model in a runtime, ready for any operating point at the grids of its menu.
+
+    Args:
+        name: Runtime, such as `eager` or `openvino`.
+        model: Is left as it is; PyTorch's runtimes share its weights where device and precision are its own.
+        config: How to run it.
+
+    Raises:
+        InputError: an unknown runtime, or one that cannot run so here; the message says why and what can.
+    """
+    config = config or RuntimeConfig()
+    plugin = load_plugin(sys.modules[__name__], name)
+    obstacle = f"it computes in {' or '.join(plugin.PRECISIONS)}"
+    if config.precision in plugin.PRECISIONS:
+        obstacle = plugin.obstacle(torch.device(config.device), config.precision)
+    if obstacle:
+        able = (f"{found.name} {found.precision}" for found in available_runtimes(config.device) if not found.obstacle)
+        raise InputError(f"{name} cannot run in {config.precision} on {config.device}: {obstacle}; can: {', '.join(able)}")
+    if (config.calibration is None) == (config.precision == "int8"):
+        raise InputError("int8, and no other precision, is calibrated: give some hundred normalised images with it")
+    runtime: Runtime = plugin.open_runtime(model, config)
+    return runtime

@@ -1,0 +1,37 @@
+"""What the runtimes that take an exported graph share."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from supervit.complexity import Complexity
+from supervit.errors import InputError
+from supervit.export import Graph
+from supervit.export._graph import Feed, calibration_feeds
+from supervit.runtimes._runtime import Runtime, RuntimeConfig
+
+
+def missing(packages: Sequence[str], extra: str) -> str | None:
+    """The obstacle that the packages are which are not installed, or None."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(absent)} missing, pip install 'supervit[{extra}]'" if absent else None
+
+
+def feeds(graph: Graph, config: RuntimeConfig) -> list[Feed]:
+    """What to calibrate int8 on; empty for the other precisions."""
+    return [] if config.calibration is None else calibration_feeds(graph, config.calibration)
+
+
+def graph_runtime(name: str, graph: Graph, config: RuntimeConfig, run_graph: Callable[..., Tensor]) -> Runtime:
+    """The runtime of an elastic graph, which has the position tables of its menu alone."""
+    grids = {point.grid_size for point in graph.points}
+
+    def run(images: Tensor, point: Complexity) -> Tensor:
+        if point.grid_size not in grids:
+            raise InputError(
+                f"{name} has no grid size {point.grid_size}; use one of {', '.join(map(str, sorted(grids)))}, or eager for any"
+            )
+        return run_graph(*graph.inputs(images, point))
+
+    return Runtime(name, config.precision, graph.config, run)

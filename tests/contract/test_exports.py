@@ -1,0 +1,111 @@
+"""What every export target must obey; runs over whatever files exist."""
+
+import json
+
+import pytest
+import torch
+
+import supervit.export
+from supervit import InputError, SuperViT
+from supervit.export import ExportError, export_model, target_names
+from supervit.plugins import load_plugin
+from tests.conftest import small_config, trained_like
+
+NEEDS = {"onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
+SMALL = {"depth": 3, "drop_blocks": (1,), "grid_sizes": (4, 7), "keep_rates": (0.5, 1.0)}
+
+
+def small_model(family: str = "deit") -> SuperViT:
+    return trained_like(SuperViT(small_config(family, **SMALL))).eval()
+
+
+def need(target: str) -> None:
+    for package in NEEDS.get(target, []):
+        pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module", params=target_names())
+def target(request) -> str:
+    need(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["deit", "lvvit"])
+def elastic(request, target, tmp_path_factory):
+    """A target, a model, its elastic export and the report on it."""
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("export") / request.param
+    model = small_model(request.param)
+    return target, model, out, export_model(model, target, out)
+
+
+def inputs(images: torch.Tensor, model: SuperViT, point: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return images, torch.tensor([model.config.plan(point).blocks[1].tokens_kept])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("point", ["7", "7@0.5", "4", "4@0.5", "7@0.21", "4@0.9"])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_one_artefact_serves_every_keep_rate_grid_and_batch_size(elastic, point, batch):
+    target, model, out, _ = elastic
+    run = load_plugin(supervit.export, target).read(out)
+    side = 4 * int(point[0])
+    images = torch.randn(batch, 3, side, side)
+    torch.testing.assert_close(run(*inputs(images, model, point)), model(images, point), atol=1e-4, rtol=1e-4)
+
+
+def test_the_report_says_how_to_ask_for_each_point_and_how_far_it_is_from_pytorch(elastic):
+    target, model, out, report = elastic
+    assert json.loads((out / "export.json").read_text())["points"][1]["complexity"] == "4"
+    assert (report.target, report.form, report.inputs) == (target, "elastic", ("images", "keep"))
+    assert [(p.complexity, p.image_size, p.keep) for p in report.points] == [
+        ("4@0.5", 16, (10,)), ("4", 16, (17,)), ("7@0.5", 28, (26,)), ("7", 28, (50,)),
+    ]  # fmt: skip
+    assert all(0 <= point.difference < 1e-4 for point in report.points)
+    assert report.config == model.config.to_dict()
+
+
+def test_the_weights_are_written_once(elastic):
+    _, model, out, _ = elastic
+    weights = sum(4 * parameter.numel() for parameter in model.parameters())
+    files = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert sum(files.values()) - files["export.json"] < weights + 600_000  # what a graph takes beside its weights
+
+
+@torch.no_grad()
+def test_one_point_gives_a_static_graph_also_of_an_untrained_grid(target, tmp_path):
+    model = small_model().train()
+    report = export_model(model, target, tmp_path / "out", ["6@0.3"])
+    assert model.training
+    assert (report.form, report.inputs) == ("static", ("images",))
+    images = torch.randn(4, 3, 24, 24)
+    logits = load_plugin(supervit.export, target).read(tmp_path / "out")(images)
+    torch.testing.assert_close(logits, model.eval()(images, "6@0.3"), atol=1e-4, rtol=1e-4)
+
+
+def test_what_computes_something_else_is_not_written(target, tmp_path, monkeypatch):
+    plugin = load_plugin(supervit.export, target)
+    read = plugin.read
+    monkeypatch.setattr(plugin, "read", lambda directory: lambda *inputs: read(directory)(*inputs) + 0.002)
+    with pytest.raises(ExportError, match=r"at 7@0.5 differs from PyTorch by 0.002 \(allowed: 1e-03\); nothing was written"):
+        export_model(small_model(), target, tmp_path / "out", ["7@0.5"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"target": "onx"}, "unknown export 'onx'; did you mean onnx"),
+        ({"target": "torch_export", "precision": "int8"}, "torch_export cannot be exported in 'int8'; use float32"),
+        ({"precision": "int8"}, "some hundred normalised images"),
+        ({"calibration": torch.zeros(1, 3, 28, 28)}, "int8, and no other precision, is calibrated"),
+        ({"points": ["7@2"]}, "keep rate 2.0 is not in"),
+        ({"exists": True}, "exists; name a new directory"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path, change, message):
+    out = tmp_path / "out"
+    if change.pop("exists", False):
+        out.mkdir()
+    with pytest.raises(InputError, match=message):
+        export_model(small_model(), **{"target": "onnx", "out": out, **change})
