@@ -1,6 +1,7 @@
-"""The commands `profile` and `cascade`."""
+"""The commands `profile`, `cascade` and `export`."""
 
 import json
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from supervit.cost_table import Cost, Setup
 from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError
 from supervit.evaluate import pick_device
+from supervit.export import ExportConfig, export_model
 from supervit.figures import draw_cascade, draw_costs
 from supervit.profiling import measure_ladders, profile
 from supervit.report import aligned_table, check_plotting, mac_unit
@@ -89,6 +91,36 @@ class Profile:
             for size in sizes if top1 else ():
                 draw_costs(table, size, [self.out / f"latency_batch_{size}.{suffix}" for suffix in ("png", "svg")])
             print(f"\nwrote {self.out}")
+
+
+@dataclass(frozen=True)
+class Export(ExportConfig):
+    """Write the model for another runtime: one file for all operating points, or for one; verified before it is written."""
+
+    model: tyro.conf.Positional[str] = tyro.MISSING
+    """Model directory or weights file (whatever `supervit.load` takes)."""
+    data: SourceConfig = field(default_factory=SourceConfig)
+    """int8: the data whose validation images it is calibrated on."""
+    calibration_images: int = 256
+    """int8: how many of them."""
+
+    def run(self) -> None:
+        """Export, print how each point differs from PyTorch."""
+        model = load(self.model)
+        report = export_model(model, self.target, self.out, self.points, self.precision, self._calibration(model.config))
+        cells = [["complexity", "image side", "keep", "largest difference"]]
+        for point in report.points:
+            keep = " ".join(map(str, point.keep))
+            cells.append([point.complexity, str(point.image_size), keep, f"{point.difference:.1e}"])
+        print(aligned_table(cells), end="")
+        print(f"\nwrote {self.out}: {report.form} {report.target}, {report.precision}, inputs {', '.join(report.inputs)}")
+
+    def _calibration(self, config: SuperViTConfig) -> Tensor | None:
+        if self.precision != "int8":
+            return None
+        dataset = open_dataset(self.data, "val", config)
+        chosen = random.Random("supervit calibration").sample(range(len(dataset)), min(self.calibration_images, len(dataset)))
+        return torch.stack([dataset[index][0] for index in sorted(chosen)])
 
 
 def read_accuracies(file: Path) -> dict[Complexity, float]:

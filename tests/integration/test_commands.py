@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from supervit.calibrate import halves
 from supervit.cascade import Cascade as RunningCascade
 from supervit.cascade import Ladder
 from supervit.choose import Budget, choose
-from supervit.commands import Cascade, Profile
+from supervit.commands import Cascade, Export, Profile
 from supervit.controller import Controller
 from supervit.cost_table import CostTable, Setup
 from supervit.data import EpochLoader, SourceConfig, open_dataset
@@ -100,6 +101,23 @@ def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved):
         Cascade(saved, DIGITS, timed_images=-1).run()
     with pytest.raises(InputError, match="give one of the two"):
         Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=1.0, target_macs=1.0, device="cpu").run()
+
+
+def test_export_says_how_each_point_differs(saved, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    Export(tmp_path / "onnx", points=("4@0.5", "7"), model=saved).run()
+    printed = capsys.readouterr().out
+    assert "elastic onnx, float32, inputs images, keep" in printed
+    report = json.loads((tmp_path / "onnx/export.json").read_text())
+    assert [point["complexity"] for point in report["points"]] == ["4@0.5", "7"]
+    assert all(point["difference"] < 1e-3 for point in report["points"])
+
+
+def test_int8_is_calibrated_on_validation_images(saved):
+    export = Export(Path("unused"), precision="int8", model=saved, data=DIGITS, calibration_images=7)
+    config = small_config(in_chans=1, num_classes=10)
+    assert export._calibration(config).shape == (7, 1, 28, 28)
+    assert torch.equal(export._calibration(config), export._calibration(config))
 
 
 def test_data_of_other_classes_are_refused(tmp_path):
