@@ -2,8 +2,8 @@
 
 `python benchmarks/paradigm.py --root FASHION_MNIST --out RUNS` trains, one after the other and at equal epochs: one SuperViT;
 its twelve twins, each trained alone at one operating point; and the ablations: grid sizes only, keep rates only, labels
-everywhere, all twelve paths in each step; moreover our variants (antialiased resize, the largest grid as teacher). Runs that are
-finished already are not repeated, and one that was interrupted goes on. Prints the tables, writes `paradigm.json`.
+everywhere, all twelve paths in each step; moreover our variants (antialiased resize, the largest grid as teacher). Runs that
+are finished already are not repeated, and one that was interrupted goes on. Prints the tables, writes `paradigm.json`.
 """
 
 import argparse
@@ -31,9 +31,9 @@ def runs(base: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
     yield "cross-entropy everywhere", replace(base, teacher="labels")
     yield "sizes only", replace(base, model=model.replace(keep_rates=(1.0,)))
     yield "rates only", replace(base, model=model.replace(grid_sizes=model.grid_sizes[-1:]))
+    yield "all paths", replace(base, paths=("all",))
     yield "ours: larger grid teaches", replace(base, teacher="larger_grid")
     yield "ours: antialiased resize", replace(base, model=model.replace(resize="antialias"))
-    yield "all paths", replace(base, paths=("all",))
 
 
 def measure(config: TrainConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command `supervit`: train, evaluate, benchmark, macs, convert."""
+"""The command `supervit`: train, evaluate, benchmark, macs, convert, label."""
 
 import contextlib
 import io
@@ -18,6 +18,7 @@ from supervit.config import Interpolation, Resize, SuperViTConfig
 from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError, SuperViTError
 from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, tabulate
+from supervit.label import LabelConfig, label_folder
 from supervit.macs import executed_macs, macs
 from supervit.model import SuperViT
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
@@ -96,12 +97,8 @@ class Evaluate:
         throughputs = measure_throughput(model, points, batch_size, self.repeats) if self.repeats else None
         results = tabulate(model.config, points, accuracies, throughputs)
         context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
-        context |= {
-            "images": len(dataset) - len(loader.damaged),
-            "batch_size": batch_size,
-            "repeats": self.repeats,
-            **environment(device),
-        }
+        context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}
+        context |= environment(device)
         _report(results, self.out, context)
 
 
@@ -214,12 +211,25 @@ class Train:
         print(f"\nmodel: {self.recipe.out / 'model'}   table: results.md, .csv, .json   plot: tradeoff.png, .svg")
 
 
+@dataclass(frozen=True)
+class Label(LabelConfig):
+    """Make label maps of an image folder with any timm teacher: what token labelling (LV-ViT) learns from."""
+
+    def run(self) -> None:
+        """Label what has no label map yet, say what was done."""
+        done = label_folder(self)
+        for image in done.damaged:
+            print(f"skipped a damaged image: {image}", file=sys.stderr)
+        print(f"wrote {done.written} label maps into {self.out}, kept {done.kept}, skipped {len(done.damaged)} damaged images")
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[Macs, tyro.conf.subcommand("macs")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Label, tyro.conf.subcommand("label")]
 )
 
 

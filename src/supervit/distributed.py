@@ -7,13 +7,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from supervit.errors import InputError
 
 
 @dataclass(frozen=True)
 class World:
-    """This process and how many there are.
+    """A process among those that train together.
 
     Args:
         rank: Number of this process, from 0.
@@ -45,7 +47,11 @@ class World:
             device = f"cuda:{world.local_rank}"
             torch.cuda.set_device(world.local_rank)
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+            store, _, _ = next(rendezvous("env://"))
+            # torchrun's workers meet in the same store again after a restart, where keys of the lost ones would mislead them.
+            attempt = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+            dist.init_process_group(backend, store=attempt, rank=world.rank, world_size=world.size)
         return world, device
 
     @property

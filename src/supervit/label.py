@@ -16,8 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from supervit.checkpoints import read_state_dict
-from supervit.data import DamagedImage, read_image
-from supervit.data._images import InMode
+from supervit.data import DamagedImage, InMode, read_image
 from supervit.errors import InputError, unknown_name
 from supervit.evaluate import pick_device
 from supervit.storage import load_state_dict, make_directory

@@ -1,11 +1,11 @@
 """A run that is interrupted, however it is interrupted, ends where an uninterrupted one does."""
 
 import dataclasses
-import multiprocessing
 import os
-import random
 import signal
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,25 +13,13 @@ import torch
 from supervit import InputError, TrainingError
 from supervit.train import checkpoint, loop, run_training
 from supervit.train.checkpoint import checkpoints, read_checkpoint
-from tests.integration.test_train import log, tiny_run, weights
+from tests.integration.test_train import EVERYTHING, changed, log, tiny_run, weights
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(Exception):
     """Stands for any sudden end."""
-
-
-def changed(config, changes):
-    """The config with fields of its parts replaced, by dotted name."""
-    for key, value in changes.items():
-        owner, _, name = key.rpartition(".")
-        if owner:
-            config = dataclasses.replace(config, **{owner: dataclasses.replace(getattr(config, owner), **{name: value})})
-        else:
-            config = dataclasses.replace(config, **{name: value})
-    return config
-
-
-EVERYTHING = {"data.batch_size": 478, "data.mixup": 0.8, "data.workers": 2, "ema_decay": 0.9, "model.drop_path_rate": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -80,36 +68,15 @@ def assert_equal_weights(one, other):
         assert torch.equal(value, weights(other)[name]), name
 
 
-def _train_alone(config):
-    torch.set_num_threads(1)
-    run_training(config)
-
-
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     """SIGKILL, also while a checkpoint is written (after each step here); workers, average and mixed data are on."""
-    context = multiprocessing.get_context("forkserver")  # a process that has imported all but run nothing: forks in no time
-    context.set_forkserver_preload(["supervit.train", "tests.integration.test_train", "sklearn.datasets"])
-    settings = {**EVERYTHING, "data.workers": 1, "data.batch_size": 96, "epochs": 8, "save_minutes": 1e-9}
-    config = changed(tiny_run(tmp_path / "whole", plot=False, throughput_repeats=0, eval_every=8), settings)
-    start = time.monotonic()
-    process = context.Process(target=_train_alone, args=(config,))
-    process.start()
-    process.join()
-    seconds = time.monotonic() - start
-    draw, kills = random.Random(0), 0
-    broken = dataclasses.replace(config, out=tmp_path / "broken", resume=True)
-    while True:
-        process = context.Process(target=_train_alone, args=(broken,))
-        process.start()
-        process.join(timeout=draw.uniform(0.05, 0.6) * seconds if kills < 20 else None)
-        if process.exitcode is not None:
-            break
-        process.kill()
-        process.join()
-        kills += 1
-    assert process.exitcode == 0
+    command = [sys.executable, "-m", "tests.integration.killed_run", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kills, half_written = map(int, done.stdout.split())
     assert kills >= 10, "the run was over before it could be killed often"
+    assert half_written >= 1, "no kill met a checkpoint that was being written"
     assert_equal_weights(tmp_path / "whole", tmp_path / "broken")
 
 

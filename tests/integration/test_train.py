@@ -24,6 +24,20 @@ def tiny_run(out, **changes):
     return dataclasses.replace(config, **{"model": model, "data": data, "out": out, **small, **changes})
 
 
+def changed(config, changes):
+    """The config with fields of its parts replaced, by dotted name."""
+    for key, value in changes.items():
+        owner, _, name = key.rpartition(".")
+        if owner:
+            config = dataclasses.replace(config, **{owner: dataclasses.replace(getattr(config, owner), **{name: value})})
+        else:
+            config = dataclasses.replace(config, **{name: value})
+    return config
+
+
+EVERYTHING = {"data.batch_size": 478, "data.mixup": 0.8, "data.workers": 2, "ema_decay": 0.9, "model.drop_path_rate": 0.3}
+
+
 def weights(run):
     return supervit.load(run / "model").state_dict()
 

@@ -14,13 +14,14 @@ from timm.data import create_transform
 from supervit.config import SuperViTConfig
 from supervit.data._images import DamagedImage, InMode, read_image
 from supervit.data._loader import EpochLoader
-from supervit.data._sources import ImageDataset, Limited, Source, Stream, mix_seed, seed_everything
+from supervit.data._sources import ImageDataset, Limited, Source, Stream, is_stream, mix_seed, seed_everything
 from supervit.errors import InputError
 from supervit.plugins import load_plugin
+from supervit.token_labels import JointAugment
 
 __all__ = [
-    "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "Source", "SourceConfig", "Split", "Stream", "mix_seed",
-    "open_dataset", "read_image", "seed_everything",
+    "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Source", "SourceConfig", "Split", "Stream",
+    "is_stream", "mix_seed", "open_dataset", "read_image", "seed_everything",
 ]  # fmt: skip
 
 Split = Literal["train", "val"]
@@ -101,6 +102,10 @@ class DataConfig(SourceConfig):
     """Training: probability that a batch is mixed."""
     mix_switch_prob: float = 0.5
     """Training: probability of cutmix where both are on."""
+    token_labels: Path | None = None
+    """Training: folder of label maps (CLASS/FILE.pt; published, or made by `supervit label`), for LV-ViT."""
+    mix_token: float = 0.0
+    """Training: alpha of MixToken (LV-ViT: 1.0), which exchanges boxes of patch tokens; 0 for none."""
     limit: int | None = None
     """Training: use this many images, drawn once and for all; default: all."""
 
@@ -111,8 +116,11 @@ class DataConfig(SourceConfig):
         for name in ("hflip", "random_erasing", "mix_prob", "mix_switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} {getattr(self, name)} is not in [0, 1]")
-        if min(self.mixup, self.cutmix) < 0:
-            raise InputError(f"mixup {self.mixup} and cutmix {self.cutmix} must be at least 0")
+        for name in ("mixup", "cutmix", "mix_token"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} {getattr(self, name)} must be at least 0")
+        if self.mixes and (self.mix_token or self.token_labels):
+            raise InputError("mixup and cutmix mix pixels, which token labels and MixToken cannot follow; set both to 0")
         if self.mixes and self.batch_size % 2:
             raise InputError(f"batch_size {self.batch_size} is odd; mixup and cutmix pair the images, use an even one")
 
@@ -139,15 +147,18 @@ def open_dataset(
             f"auto_augment {augmentation.auto_augment!r} is not a policy of timm ({error}); use None or such as rand-m9-mstd0.5"
         ) from error
     source: Source = load_plugin(sys.modules[__name__], config.name).open_split(config, split)
-    if augmentation is not None and augmentation.limit is not None:
+    if augmentation is None:
+        return ImageDataset(source, transform)
+    if augmentation.limit is not None:
         source = Limited.draw(source, augmentation.limit)
-    return ImageDataset(source, transform)
+    return ImageDataset(source, transform, augmentation.token_labels)
 
 
 def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode:
     modes = {1: "L", 3: "RGB"}
     if model.in_chans not in modes:
         raise InputError(f"image files cannot give in_chans={model.in_chans}; use 1 (grey) or 3 (RGB)")
+    mode = modes[model.in_chans]
     common: dict[str, Any] = {
         "input_size": (model.in_chans, model.image_size, model.image_size),
         "mean": model.mean,
@@ -156,16 +167,15 @@ def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode
     }
     if augmentation is None:
         transform = create_transform(**common, is_training=False, crop_pct=model.crop_pct)
-        return InMode(modes[model.in_chans], transform, crops_centre=True)
-    transform = create_transform(
-        **common | {"interpolation": augmentation.train_interpolation or model.interpolation},
-        is_training=True,
-        scale=augmentation.scale,
-        ratio=augmentation.ratio,
-        hflip=augmentation.hflip,
-        color_jitter=None,
-        auto_augment=augmentation.auto_augment,
-        re_prob=augmentation.random_erasing,
-        re_mode="pixel",
-    )
-    return InMode(modes[model.in_chans], transform)
+        return InMode(mode, transform, crops_centre=True)
+    options: dict[str, Any] = {
+        "interpolation": augmentation.train_interpolation or model.interpolation,
+        "scale": augmentation.scale,
+        "ratio": augmentation.ratio,
+        "hflip": augmentation.hflip,
+        "auto_augment": augmentation.auto_augment,
+    }
+    if augmentation.token_labels is not None:
+        return InMode(mode, JointAugment(model, random_erasing=augmentation.random_erasing, **options))
+    erasing = {"re_prob": augmentation.random_erasing, "re_mode": "pixel"}
+    return InMode(mode, create_transform(**common | options, **erasing, is_training=True, color_jitter=None))

@@ -19,7 +19,7 @@ def open_cifar(dataset: type[CIFAR10], config: SourceConfig, split: Split) -> Ar
     try:
         found = dataset(root, train=split == "train", download=config.download)
     except (OSError, RuntimeError) as error:
-        reason = str(error).partition(". You can")[0]
+        reason = " ".join(str(error).split()).partition(". You can")[0]
         raise InputError(
             f"no {config.name} in {str(root)!r} ({reason}); unpack {dataset.filename} there, or fetch it with --data.download"
         ) from error

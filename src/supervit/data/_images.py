@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from supervit.errors import InputError
 
+IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2")
 _LONGEST = 4  # times the short side: a centre crop never looks further
 
 
@@ -33,7 +34,7 @@ def read_image(file: Path | bytes) -> Image.Image:
         raise DamagedImage("not an image of a known format") from error
     # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
     except Exception as error:
-        raise DamagedImage(str(error) or type(error).__name__) from error
+        raise DamagedImage(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,3 @@ def _cut_ends(image: Image.Image) -> Image.Image:
         return image
     left, top = (max(0, side - longest) // 2 for side in (width, height))
     return image.crop((left, top, width - left, height - top))
-
-
-ImageTransform = Callable[[Image.Image], Tensor]

@@ -2,6 +2,7 @@
 
 All of it is a function of (seed, epoch, place in the epoch): order and augmentation depend neither on the epochs before nor on
 the number of workers, so a run that goes on within an epoch starts at the right batch without loading those before it.
+Of a stream each worker has a part of its own, so there the number of workers counts too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,9 @@ from supervit.errors import InputError
 
 Damage = dict[str, str]  # names of damaged images, and what is the matter with them
 _Batch = Sequence[tuple[Any, int | None]]  # records, and the seeds of their augmentation (evaluation: None)
-_Loaded = tuple[tuple[Any, ...] | None, Damage]  # a batch (None: all of it was damaged), and what was left out
+# A batch (None: all of it was damaged) and what was left out; or an error, handed over for this process to raise: one that a
+# worker raises arrives as a traceback in words, and keeps PyTorch waiting seconds for that worker to end.
+_Loaded = tuple[tuple[Any, ...] | None, Damage] | InputError
 
 
 class EpochLoader:
@@ -79,13 +82,13 @@ class EpochLoader:
         loader: DataLoader[_Loaded] = DataLoader(
             **parts, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
         )
-        try:
-            for batch, damage in loader:
-                self._note(damage)
-                if batch is not None:
-                    yield batch
-        except InputError as error:  # a worker process adds its traceback to the message
-            raise InputError(str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]) from None
+        for loaded in loader:
+            if isinstance(loaded, InputError):
+                raise loaded
+            batch, damage = loaded
+            self._note(damage)
+            if batch is not None:
+                yield batch
 
     def _batches(self, epoch: int) -> list[_Batch]:
         """The (image, seed of its augmentation) of each batch of this process."""
@@ -117,7 +120,10 @@ class _IndexedBatches:
         self.dataset = dataset
 
     def __getitem__(self, batch: _Batch) -> _Loaded:
-        return _load(self.dataset, batch)
+        try:
+            return _load(self.dataset, batch)
+        except InputError as error:
+            return error
 
 
 class _StreamedBatches(IterableDataset[_Loaded]):
@@ -131,6 +137,12 @@ class _StreamedBatches(IterableDataset[_Loaded]):
         self.world, self.seed, self.epoch, self.first_batch = loader.world, loader.seed, epoch, first_batch
 
     def __iter__(self) -> Iterator[_Loaded]:
+        try:
+            yield from self._batches()
+        except InputError as error:
+            yield error
+
+    def _batches(self) -> Iterator[_Loaded]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         lane = (worker + self.first_batch) % workers  # batches go round the workers: who is first now was not at the start

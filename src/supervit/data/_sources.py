@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from supervit.errors import InputError
+from supervit.token_labels import TokenLabels, label_map_path, read_label_map
 
 
 class Source(Protocol):
@@ -58,11 +60,13 @@ class ImageDataset:
 
     Args:
         source: Where images come from.
-        transform: From an image to a normalised tensor (C, S, S).
+        transform: From an image to a normalised tensor (C, S, S); with token labels a `JointAugment`.
+        token_labels: Folder of label maps, or None.
     """
 
     source: Source
     transform: Callable[[Image.Image], Any]
+    token_labels: Path | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -78,11 +82,16 @@ class ImageDataset:
         return self.load(index)
 
     def load(self, record: Any, seed: int | None = None) -> Any:
-        """(Image tensor, class index) of a record, augmented as a function of the seed where there is one."""
+        """(Image, class index) of a record, and its token labels, if any; augmented as a function of the seed, if any."""
         if seed is not None:
             seed_everything(seed)
         image, label = self.source.read(record)
-        return self.transform(image), label
+        if self.token_labels is None:
+            return self.transform(image), label
+        path = label_map_path(self.token_labels, self.source.name_of(record))
+        label_map = read_label_map(path, len(self.classes))
+        picture, *geometry = self.transform(image)
+        return picture, label, TokenLabels(*label_map, *geometry)
 
 
 @dataclass(frozen=True)

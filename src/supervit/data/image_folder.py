@@ -1,21 +1,22 @@
-"""Image folders: ROOT/train/CLASS/* and ROOT/val/CLASS/*, any format that Pillow reads."""
+"""Image folders: ROOT/train/CLASS/* and ROOT/val/CLASS/*, of all files those with the name of an image (.jpg, .png, ...)."""
 
 from pathlib import Path
 
 from PIL import Image
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import DatasetFolder
 
 from supervit.data import SourceConfig, Split, read_image
 from supervit.data._class_list import read_class_list
+from supervit.data._images import IMAGE_SUFFIXES
 from supervit.errors import InputError
 
 
-class _ListedImageFolder(ImageFolder):
+class _ListedImageFolder(DatasetFolder):
     """An image folder whose class indices come from a list instead of from the folders that happen to be there."""
 
     def __init__(self, root: Path, names: list[str], allow_missing: bool):
         self._names = names
-        super().__init__(str(root), allow_empty=allow_missing)
+        super().__init__(str(root), read_image, IMAGE_SUFFIXES, allow_empty=allow_missing)
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """The listed classes, whatever the directory holds."""

@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from supervit.data import DamagedImage, SourceConfig, Split, mix_seed, read_image
 from supervit.data._class_list import read_class_list
+from supervit.data._images import IMAGE_SUFFIXES
 from supervit.errors import InputError
 
 _BUFFER = 1000  # undecoded samples that wait to be drawn, per worker: about 100 MB of ImageNet
@@ -64,7 +64,7 @@ class TarShards:
             DamagedImage: no image or no class in the sample, or unreadable.
             InputError: a class index that has no name.
         """
-        image = next((content for suffix, content in record.items() if f".{suffix}" in IMG_EXTENSIONS), None)
+        image = next((content for suffix, content in record.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
         if image is None:
             raise DamagedImage(f"no image among its members ({', '.join(s for s in record if not s.startswith('__'))})")
         try:
@@ -143,4 +143,5 @@ def _count(shard: Path) -> int:
 
 
 def _damaged_shard(shard: Path, error: Exception) -> InputError:
-    return InputError(f"cannot read the shard {str(shard)!r} ({error.args[0] if error.args else error!r}); write it anew")
+    reason = getattr(error, "strerror", None) or next(iter(error.args), error)  # webdataset adds arguments of its own
+    return InputError(f"cannot read the shard {str(shard)!r} ({reason}); write it anew")

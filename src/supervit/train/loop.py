@@ -17,17 +17,18 @@ from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from supervit.complexity import Complexity
-from supervit.data import EpochLoader, open_dataset, seed_everything
+from supervit.data import EpochLoader, is_stream, open_dataset, seed_everything
 from supervit.distributed import World
 from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, pick_device, tabulate
 from supervit.model import SuperViT
 from supervit.report import check_plotting, write_report
 from supervit.storage import make_directory, write_text
+from supervit.token_labels import TokenLabels
 from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
 from supervit.train.config import TrainConfig
 from supervit.train.log import RunLog, Window, WindowMeans
@@ -75,6 +76,10 @@ class _Run:
         loaded = load_start(config.init, config.model) if config.init is not None else None
         model_config = config.model if loaded is None else loaded.config
         data = config.data
+        if data.download:  # one process fetches, the others find it there
+            if world.is_main:
+                open_dataset(data, "val", model_config)
+            world.gather(None)
         train_set = open_dataset(data, "train", model_config, augmentation=data)
         val_set = open_dataset(data, "val", model_config)
         seed_everything("weights", config.seed)
@@ -82,6 +87,8 @@ class _Run:
             loaded = SuperViT(with_classes(config.model, train_set.classes))
         else:
             give_classes(loaded, train_set.classes)
+        if data.token_labels is not None and not loaded.config.dense_head:
+            raise InputError("token labels teach patch tokens, for which this model has no classifier; use an LV-ViT")
         self.model = loaded.to(device)
         self.model.set_grad_checkpointing(config.grad_checkpointing)
         self.config = config = replace(config, model=loaded.config)
@@ -133,6 +140,8 @@ class _Run:
         if found and not self.config.resume:
             raise InputError(f"{str(self.config.out)!r} holds a run already; resume it (--resume) or name another directory")
         wanted = {**self.config.trajectory(), "processes": self.world.size}
+        if is_stream(self.train_loader.dataset.source):  # whose order depends on how many share it out
+            wanted["data.workers"] = self.config.data.workers
         if found:
             before = json.loads(path.read_text())
             if differing := sorted(key for key in wanted if wanted[key] != before.get(key)):
@@ -208,8 +217,8 @@ class _Run:
         window = Window()
         while self.step < epoch_ends:
             with window.waiting():
-                images, labels = next(batches)
-            self._train_step(images, labels, window)
+                batch = next(batches)
+            self._train_step(batch, window)
             bar.update()
             if self.step % self.config.log_every == 0 or self.step == epoch_ends:
                 self._log_window(window.read(self.world), bar)
@@ -221,14 +230,14 @@ class _Run:
             if self.config.save_minutes and time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
                 self._save()
 
-    def _train_step(self, images: torch.Tensor, labels: torch.Tensor, window: Window) -> None:
+    def _train_step(self, batch: tuple[Any, ...], window: Window) -> None:
         """One update; nothing here waits for the device."""
         seed_everything("step", self.config.seed, self.step, self.world.rank)
         self.scheduler.step_update(self.step)
         paths = step_paths(self.config, self.step)
-        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (images, labels))
+        images, labels, tokens = _on_device(batch, self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.gradient_step(images, labels, paths)
+        losses = self.gradient_step(images, labels, tokens, paths)
         self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -317,3 +326,10 @@ class _Run:
         title = f"One SuperViT, {len(points)} operating points ({config.data.name})"
         write_report(results, config.out, context, title, plot=config.plot)
         return results
+
+
+def _on_device(batch: tuple[Any, ...], device: torch.device) -> tuple[Tensor, Tensor, TokenLabels | None]:
+    """Images, labels and token labels (if there are such), on their way to the device."""
+    images, labels, *token_labels = batch
+    tokens = TokenLabels._make(field.to(device, non_blocking=True) for field in token_labels[0]) if token_labels else None
+    return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), tokens

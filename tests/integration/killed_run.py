@@ -1,0 +1,63 @@
+"""`python -m tests.integration.killed_run DIR`: a run in DIR/whole, and the same in DIR/broken, killed 20 times.
+
+A process of its own that imports everything but computes nothing, so that it can fork runs in no time.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import sklearn.datasets  # noqa: F401  the digits are loaded in each run
+import torch
+
+from supervit.train import TrainConfig, run_training
+from supervit.train.checkpoint import checkpoints
+from tests.integration.test_train import EVERYTHING, changed, tiny_run
+
+KILLS = 20
+
+
+def start(config: TrainConfig) -> int:
+    """Fork a process that runs the training; its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    torch.set_num_threads(1)
+    run_training(config)
+    os._exit(0)
+
+
+def main() -> None:
+    """Run, kill, compare nothing: the test does that. Prints the kills and how many of them left a half-written checkpoint."""
+    # A checkpoint after each step, so that many kills meet one that is being written.
+    settings = {**EVERYTHING, "data.workers": 1, "data.batch_size": 96, "epochs": 4, "eval_every": 4, "save_minutes": 1e-9}
+    config = changed(tiny_run(Path(sys.argv[1], "whole"), plot=False, throughput_repeats=0), settings)
+    begin = time.monotonic()
+    pid = start(config)
+    while not checkpoints(config.out):
+        time.sleep(0.01)
+    until_first = time.monotonic() - begin
+    assert os.waitpid(pid, 0)[1] == 0
+    broken = replace(config, out=Path(sys.argv[1], "broken"), resume=True)
+    draw, kills, half_written = random.Random(0), 0, 0
+    while kills < KILLS:
+        pid = start(broken)
+        time.sleep(until_first * draw.uniform(0.7, 1.7))
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            break
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+        half_written += any((broken.out / "checkpoints").glob(".step-*.tmp"))
+    if kills == KILLS:
+        assert os.waitpid(start(broken), 0)[1] == 0
+    print(kills, half_written)
+
+
+if __name__ == "__main__":
+    main()
