@@ -3,7 +3,7 @@
 Three tables over a tar of JPEGs, one folder per class in the model's order, and one PyTorch model:
 
 1. As they are: top-1 with full and with reduced decoding, agreement, mean difference of the pixels, and how many times as
-   fast. Scale 1 is all that images hardly larger than the model's allow: what they gain is the single step to the grid.
+   fast. Images not twice as large as the model's are decoded whole either way.
 2. As a model of half the image size sees them: each image is then decoded at 1/2 or less and has hardly a pixel too many,
    the worst case for accuracy. What that model would see is classified by this one at its largest operating point.
 3. Enlarged to the sizes of photographs: times only, as enlarging adds no detail.
@@ -48,8 +48,9 @@ def read_tar(file: Path, step: int) -> tuple[list[bytes], Tensor]:
         return [tar.extractfile(member).read() for member in members[::step]], torch.tensor(labels)  # type: ignore[union-attr]
 
 
-def compare_answers(full: Tensor, reduced: Tensor, labels: Tensor) -> dict[str, float]:
-    """Top-1 of both and their agreement, in percent."""
+def compare_answers(answers: Sequence[Tensor], labels: Tensor) -> dict[str, float]:
+    """Top-1 of the answers (N) with full and with reduced decoding and their agreement, in percent."""
+    full, reduced = answers
     shares = {"top1_full": full == labels, "top1_reduced": reduced == labels, "agreement": full == reduced}
     return {name: 100 * share.double().mean().item() for name, share in shares.items()}
 
@@ -73,9 +74,9 @@ def classify(predictor: Predictor, images: Any, point: str) -> Tensor:
     return torch.tensor([answer.class_index for answer in predictor(images, point) if isinstance(answer, Prediction)])
 
 
-def time_both(full: Predictor, reduced: Predictor, files: Sequence[bytes], point: str, repeats: int) -> dict[str, Any]:
-    """Processor time of a batch with both ways of decoding, and their ratio."""
-    size, seconds = full.batch_size, {full: list[float](), reduced: list[float]()}
+def time_both(pair: Sequence[Predictor], files: Sequence[bytes], point: str, repeats: int) -> dict[str, Any]:
+    """Processor time of a batch with full and with reduced decoding, and their ratio."""
+    size, seconds = pair[0].batch_size, {predictor: list[float]() for predictor in pair}
     for repeat in range(-2, repeats):
         batch = [files[(repeat * size + index) % len(files)] for index in range(size)]
         for predictor, each in seconds.items():
@@ -124,16 +125,16 @@ def main() -> None:
     for point in options.points:
         answers = [classify(predictor, files, point) for predictor in pairs[1]]
         *_, difference = see(files[:200], model.config, supervit.Complexity.of(point).grid_size)
-        report["as they are"].append({"point": point, **compare_answers(*answers, labels), "difference_levels": difference})
+        report["as they are"].append({"point": point, **compare_answers(answers, labels), "difference_levels": difference})
     half = model.config.replace(patch_size=model.config.patch_size // 2)
     report["model of half the size"] = []
     for grid_size in half.grid_sizes[:-1]:
         *seen, difference = see(files, half, grid_size)
         answers = [classify(pairs[1][0], each, str(half.grid_sizes[-1])) for each in seen]
-        shares = compare_answers(*answers, labels)
+        shares = compare_answers(answers, labels)
         report["model of half the size"].append({"point": str(grid_size), **shares, "difference_levels": difference})
     report["times"] = [
-        {"short_side": min(read_image(pictures[0]).size), **time_both(*pair, pictures, point, options.repeats)}
+        {"short_side": min(read_image(pictures[0]).size), **time_both(pair, pictures, point, options.repeats)}
         for pictures in [files[:64], *([enlarge(file, short) for file in files[:2]] for short in options.short_sides)]
         for point in (options.points if pictures[0] is files[0] else options.points[:1])
         for pair in pairs

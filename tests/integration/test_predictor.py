@@ -100,19 +100,12 @@ def test_files_are_seen_bit_for_bit_as_in_evaluation(form, options, predictor, t
 
 
 @pytest.mark.parametrize("resize", ["align_corners", "half_pixel", "antialias"])
-@pytest.mark.parametrize("size", [(32, 32), (45, 37), (64, 64), (131, 97), (203, 301), (640, 263)])
+@pytest.mark.parametrize("size", [(64, 64), (77, 73), (131, 97), (203, 301), (640, 263)])
 def test_jpegs_are_seen_nearly_as_in_evaluation_at_every_scale(size, resize):
     config = small_config(resize=resize)
     data = as_bytes(photograph(*size), "JPEG", quality=92)
     for grid_size in (4, 6):
         assert difference(data, config, grid_size) < 2.5  # levels; small pictures have more detail in a pixel
-
-
-@pytest.mark.parametrize("size", [(32, 40), (56, 37)])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_jpegs_that_need_all_their_pixels_are_seen_as_in_evaluation_up_to_rounding(size, interpolation):
-    data = as_bytes(photograph(*size), "JPEG", quality=92)
-    assert difference(data, small_config(interpolation=interpolation), 4) < 0.5
 
 
 def test_positions_are_those_of_evaluation():
@@ -125,10 +118,11 @@ def test_positions_are_those_of_evaluation():
 
 def test_jpegs_are_decoded_at_the_smallest_scale_that_suffices():
     config = small_config()  # resizes the short side to 32
-    for short, decoded in [(63, 63), (64, 32), (127, 64), (128, 32), (255, 64), (256, 32), (1000, 125)]:
+    for short, decoded in [(64, 32), (127, 64), (128, 32), (255, 64), (256, 32), (1000, 125)]:
         with open_image(as_bytes(photograph(short, short + 9), "JPEG")) as image:
             assert read_for_grid(image, config, 4) is not None
             assert image.size[0] == decoded
+    assert seen_by_predictor(as_bytes(photograph(63, 90), "JPEG"), config, 4) is None
 
 
 def test_only_what_can_be_decoded_at_a_reduced_scale_is():

@@ -21,7 +21,7 @@ from supervit.config import Interpolation, Resize, SuperViTConfig
 from supervit.data._images import LONGEST
 
 _BLOCK = 8  # pixels per side of a block of coefficients
-_SCALES = (1, 2, 4, 8)  # eighths; Cost: the odd ones lack vector code in libjpeg-turbo and take longer than the whole image
+_SCALES = (1, 2, 4)  # eighths; Cost: those between lack vector code in libjpeg-turbo and take longer than the whole image
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -49,9 +49,9 @@ class _Map:
 def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) -> Tensor | None:
     """The pixels that a model sees at a grid size (C, side, side), normalised, decoded no further than that needs.
 
-    The scale is the smallest of 1/8, 1/4, 1/2 and 1 that leaves the short side the pixels that evaluation resizes it to. At
-    scale 1 the result is that of evaluation up to rounding. Below, fine detail differs: on 200 photographs by 1.2 of 255
-    levels in the mean where the pixels just suffice, by 0.5 where there are twice as many (`benchmarks/decoding.py`).
+    The scale is the smallest of 1/8, 1/4 and 1/2 that leaves the short side the pixels that evaluation resizes it to. Fine
+    detail then differs: on photographs by 1.2 of 255 levels in the mean where the pixels just suffice, by 0.5 where there are
+    twice as many (`benchmarks/decoding.py`).
 
     Args:
         image: As `Image.open` left it: not decoded yet. Is decoded here unless None comes back.
@@ -59,8 +59,9 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) ->
         grid_size: Patch tokens per image side.
 
     Returns:
-        None where only evaluation's own way will do: the grid is not smaller than the largest; the file is no JPEG, or one in
-        CMYK, or so long that evaluation cuts off its ends; or the config resizes to the nearest pixel.
+        None where only evaluation's own way will do: no scale leaves enough pixels; the grid is not smaller than the largest;
+        the file is no JPEG, or one in CMYK, or so long that evaluation cuts off its ends; or the config resizes to the nearest
+        pixel.
     """
     side, short = config.patch_size * grid_size, min(image.size)
     is_suitable = image.format in ("JPEG", "MPO") and image.mode in _MODES.values() and max(image.size) <= LONGEST * short
@@ -68,23 +69,25 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) ->
         return None
     resized = math.floor(config.image_size / config.crop_pct)
     needed = resized * side / config.image_size if config.resize == "antialias" else resized
-    scale = next((scale for scale in _SCALES if short * scale >= needed * _BLOCK), _BLOCK)
+    scale = next((scale for scale in _SCALES if short * scale >= needed * _BLOCK), None)
+    if scale is None:
+        return None
     columns, rows = (
         _map(_Steps(length, scale, resized * length // short, config.image_size, side, config.interpolation, config.resize))
         for length in image.size
     )
     pixels = _decode(image, scale, _MODES[config.in_chans])[rows.window, columns.window]
-    seen = (rows.weights @ torch.from_numpy(pixels.astype(np.float32)).flatten(1)).view(side, -1, config.in_chans)
-    seen = (columns.weights @ seen).permute(2, 0, 1).clamp(0, 255) / 255
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
-    return (seen - mean) / std
+    lines = (rows.weights @ torch.from_numpy(pixels.astype(np.float32)).flatten(1)).view(side, -1, config.in_chans)
+    # Cost: with the channels in front, this is one product; behind, one for each line takes three times as long.
+    seen = (lines.permute(2, 0, 1) @ columns.weights.T).clamp_(0, 255)
+    mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (config.mean, config.std))
+    return seen.sub_(mean).div_(std)
 
 
 def _decode(image: Image.Image, scale: int, mode: str) -> np.ndarray:
     """The pixels (H, W, C) of a JPEG at `scale` eighths of its size."""
-    width, height = (_reduced(length, scale) for length in image.size)
-    if scale < _BLOCK:
-        image.draft(mode, tuple(length * scale // _BLOCK for length in image.size))  # at least so many pixels
+    (whole_width, whole_height), (width, height) = image.size, (_reduced(length, scale) for length in image.size)
+    image.draft(mode, (whole_width * scale // _BLOCK, whole_height * scale // _BLOCK))  # at least so many pixels
     assert image.size == (width, height), f"Pillow decodes to {image.size} instead of {width} x {height}"
     return np.asarray(image.convert(mode)).reshape(height, width, -1)
 
@@ -98,8 +101,7 @@ def _map(steps: _Steps) -> _Map:
     """The steps of evaluation, done to what each pixel of the reduced image stands for."""
     lines = _expand(steps.length, steps.scale)[None, None]  # an image that shows every reduced pixel in a column of its own
     count = lines.shape[-1]
-    if steps.resized != steps.length:
-        lines = F.interpolate(lines, size=(steps.resized, count), mode=steps.interpolation, antialias=True)
+    lines = F.interpolate(lines, size=(steps.resized, count), mode=steps.interpolation, antialias=True)
     first = round((steps.resized - steps.cropped) / 2)
     lines = F.interpolate(
         lines[:, :, first : first + steps.cropped],
@@ -115,8 +117,6 @@ def _map(steps: _Steps) -> _Map:
 
 def _expand(length: int, scale: int) -> Tensor:
     """The whole axis (length) as the lowest cosines that the reduced axis tells, as a matrix (length, reduced length)."""
-    if scale == _BLOCK:
-        return torch.eye(length)
     block = math.sqrt(_BLOCK / scale) * _cosines(_BLOCK)[:scale].T @ _cosines(scale)
     blocks = torch.block_diag(*[block.float()] * math.ceil(length / _BLOCK))[:length]
     last = _reduced(length, scale) - 1  # the pixels beyond, of a block that the image does not fill, are taken to equal it
