@@ -13,7 +13,7 @@ import tyro
 
 from supervit.backbones import variant_config
 from supervit.checkpoints import load
-from supervit.commands import Cascade, Export, Points, Profile, check_classes, parse_points
+from supervit.commands import Cascade, Export, Points, Predict, Profile, check_classes, parse_points
 from supervit.config import Interpolation, Resize
 from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError, SuperViTError
@@ -218,6 +218,7 @@ Command = (
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Cascade, tyro.conf.subcommand("cascade")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
 )
 
 

@@ -1,4 +1,4 @@
-"""The commands `profile`, `cascade` and `export`."""
+"""The commands `profile`, `cascade`, `export` and `predict`."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -24,6 +24,7 @@ from supervit.errors import InputError
 from supervit.evaluate import pick_device
 from supervit.export import ExportConfig, export_model
 from supervit.figures import draw_cascade, draw_costs
+from supervit.predictor import Answer, Failure, Predictor
 from supervit.profiling import measure_ladders, profile
 from supervit.report import aligned_table, check_plotting, mac_unit
 from supervit.storage import write_text
@@ -269,3 +270,47 @@ def _cascade_table(found: Mapping[str, Calibrated], throughputs_ips: Mapping[Lad
 def _record(each: Calibrated, throughputs_ips: Mapping[Ladder, float]) -> dict[str, Any]:
     measured = {"throughput_ips": throughputs_ips[each.ladder]} if throughputs_ips else {}
     return {**each.ladder.to_dict(), "calibration": asdict(each.calibration), "held_out": asdict(each.held_out), **measured}
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Class, probability and cost of images, at any operating point."""
+
+    model: tyro.conf.Positional[str]
+    """Model directory or weights file (whatever `supervit.load` takes)."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files; one that cannot be read is reported, the others are answered."""
+    complexity: str | None = None
+    """Operating point, such as 8@0.5 (default: the largest grid, uncut)."""
+    form: Literal["table", "json"] = "table"
+    """A table, or a line of JSON for each image as soon as its batch is done."""
+    batch_size: int = 16
+    """Images per batch."""
+    reduced_decoding: bool = True
+    """Whether JPEGs for grids below the largest are decoded no further than the grid needs."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU if there is one."""
+
+    def run(self) -> None:
+        """Print an answer for each image, in their order."""
+        model = load(self.model).to(pick_device(self.device))
+        predictor = Predictor(model, self.complexity, self.batch_size, self.reduced_decoding)
+        answers = predictor.stream(self.images)
+        if self.form == "table":
+            print(_answer_table(list(answers)), end="")
+            return
+        for answer in answers:
+            point = {} if isinstance(answer, Failure) else {"complexity": str(answer.complexity)}
+            print(json.dumps(asdict(answer) | point), flush=True)
+
+
+def _answer_table(answers: Sequence[Answer]) -> str:
+    cells = [["image", "class", "probability", "complexity", "executed MACs"]]
+    for answer in answers:
+        if isinstance(answer, Failure):
+            cells.append([answer.source, f"cannot be read: {answer.reason}", "", "", ""])
+            continue
+        name = str(answer.class_index) if answer.class_name is None else answer.class_name
+        cost = f"{answer.executed_macs:,}"
+        cells.append([answer.source, name, f"{answer.probability:.3f}", str(answer.complexity), cost])
+    return aligned_table(cells)

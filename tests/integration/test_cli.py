@@ -15,9 +15,9 @@ from supervit.recipes import recipe_names
 from tests.conftest import small_config
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
-COMMANDS = [(name,) for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "export")] + [
-    ("train", "digits")
-]
+COMMANDS = [
+    (name,) for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "export", "predict")
+] + [("train", "digits")]
 
 
 def help_text(capsys, *command):

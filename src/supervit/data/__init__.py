@@ -12,7 +12,8 @@ from typing import Any, Literal
 from timm.data import create_transform
 
 from supervit.config import SuperViTConfig
-from supervit.data._images import DamagedImage, InMode, read_image
+from supervit.data._images import DamagedImage, InMode, naming_damage, open_image, read_image
+from supervit.data._jpeg import read_for_grid
 from supervit.data._loader import EpochLoader
 from supervit.data._sources import ImageDataset, Limited, Source, Stream, is_stream, mix_seed, seed_everything
 from supervit.errors import InputError
@@ -21,7 +22,8 @@ from supervit.token_labels import JointAugment
 
 __all__ = [
     "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Source", "SourceConfig", "Split", "Stream",
-    "is_stream", "mix_seed", "open_dataset", "read_image", "seed_everything",
+    "evaluation_transform", "is_stream", "mix_seed", "naming_damage", "open_dataset", "open_image", "read_for_grid",
+    "read_image", "seed_everything",
 ]  # fmt: skip
 
 Split = Literal["train", "val"]
@@ -154,20 +156,19 @@ def open_dataset(
     return ImageDataset(source, transform, augmentation.token_labels)
 
 
+def evaluation_transform(model: SuperViTConfig) -> InMode:
+    """From an image to what `open_dataset` without augmentation gives of it: its centre, normalised (C, S, S).
+
+    Raises:
+        InputError: a model that is neither grey nor RGB.
+    """
+    transform = create_transform(**_input_format(model), is_training=False, crop_pct=model.crop_pct)
+    return InMode(_mode(model), transform, crops_centre=True)
+
+
 def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode:
-    modes = {1: "L", 3: "RGB"}
-    if model.in_chans not in modes:
-        raise InputError(f"image files cannot give in_chans={model.in_chans}; use 1 (grey) or 3 (RGB)")
-    mode = modes[model.in_chans]
-    common: dict[str, Any] = {
-        "input_size": (model.in_chans, model.image_size, model.image_size),
-        "mean": model.mean,
-        "std": model.std,
-        "interpolation": model.interpolation,
-    }
     if augmentation is None:
-        transform = create_transform(**common, is_training=False, crop_pct=model.crop_pct)
-        return InMode(mode, transform, crops_centre=True)
+        return evaluation_transform(model)
     options: dict[str, Any] = {
         "interpolation": augmentation.train_interpolation or model.interpolation,
         "scale": augmentation.scale,
@@ -176,6 +177,22 @@ def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode
         "auto_augment": augmentation.auto_augment,
     }
     if augmentation.token_labels is not None:
-        return InMode(mode, JointAugment(model, random_erasing=augmentation.random_erasing, **options))
-    erasing = {"re_prob": augmentation.random_erasing, "re_mode": "pixel"}
-    return InMode(mode, create_transform(**common | options, **erasing, is_training=True, color_jitter=None))
+        return InMode(_mode(model), JointAugment(model, random_erasing=augmentation.random_erasing, **options))
+    options = _input_format(model) | options | {"re_prob": augmentation.random_erasing, "re_mode": "pixel"}
+    return InMode(_mode(model), create_transform(**options, is_training=True, color_jitter=None))
+
+
+def _mode(model: SuperViTConfig) -> str:
+    modes = {1: "L", 3: "RGB"}
+    if model.in_chans not in modes:
+        raise InputError(f"image files cannot give in_chans={model.in_chans}; use 1 (grey) or 3 (RGB)")
+    return modes[model.in_chans]
+
+
+def _input_format(model: SuperViTConfig) -> dict[str, Any]:
+    return {
+        "input_size": (model.in_chans, model.image_size, model.image_size),
+        "mean": model.mean,
+        "std": model.std,
+        "interpolation": model.interpolation,
+    }

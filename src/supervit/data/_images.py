@@ -1,7 +1,8 @@
 """From a file to a tensor: decoding that tells damage from mistakes, evaluation and training transforms."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,37 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from supervit.errors import InputError
 
 IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2")
-_LONGEST = 4  # times the short side: a centre crop never looks further
+LONGEST = 4  # times the short side: a centre crop never looks further
 
 
 class DamagedImage(InputError):
     """One image cannot be read; a run skips it and counts it."""
+
+
+@contextmanager
+def naming_damage() -> Iterator[None]:
+    """A block in which Pillow reads an image.
+
+    Raises:
+        DamagedImage: instead of whatever the block raises; says why the image cannot be read.
+    """
+    try:
+        yield
+    except UnidentifiedImageError as error:  # whose text names a file object
+        raise DamagedImage("not an image of a known format") from error
+    # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
+    except Exception as error:
+        raise DamagedImage(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def open_image(file: Path | bytes) -> Image.Image:
+    """The image of a file, or of a file's bytes, not decoded yet; a context that closes the file.
+
+    Raises:
+        DamagedImage: missing, unreadable, larger than Pillow takes, or not an image; says why.
+    """
+    with naming_damage():
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
 
 
 def read_image(file: Path | bytes) -> Image.Image:
@@ -26,15 +53,9 @@ def read_image(file: Path | bytes) -> Image.Image:
     Raises:
         DamagedImage: missing, unreadable, truncated, larger than Pillow takes, or not an image; says why.
     """
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image.load()
-            return image
-    except UnidentifiedImageError as error:  # whose text names a file object
-        raise DamagedImage("not an image of a known format") from error
-    # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
-    except Exception as error:
-        raise DamagedImage(" ".join(str(error).split()) or type(error).__name__) from error
+    with open_image(file) as image, naming_damage():
+        image.load()
+        return image
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def _cut_ends(image: Image.Image) -> Image.Image:
     """The middle of a very long image, cut by the same number of pixels on both ends."""
     width, height = image.size
-    longest = _LONGEST * min(width, height)
+    longest = LONGEST * min(width, height)
     if max(width, height) <= longest:
         return image
     left, top = (max(0, side - longest) // 2 for side in (width, height))

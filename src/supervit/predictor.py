@@ -1,0 +1,255 @@
+"""Images in, answers out: the one object that runs a trained model at any operating point."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from supervit.choose import Budget, choose
+from supervit.complexity import Complexity
+from supervit.config import SuperViTConfig
+from supervit.cost_table import CostTable
+from supervit.data import DamagedImage, evaluation_transform, naming_damage, open_image, read_for_grid
+from supervit.errors import InputError
+from supervit.evaluate import evaluation_mode
+from supervit.layers import resize_images
+from supervit.macs import executed_macs, macs
+from supervit.model import SuperViT
+
+AnyImage = str | Path | bytes | Image.Image | np.ndarray | Tensor
+_PICTURES = (str, Path, bytes, Image.Image)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image."""
+
+    source: str
+    """The file, or the number of the image in the call, from 0."""
+    class_index: int
+    class_name: str | None
+    """None where the model does not know the names of its classes."""
+    probability: float
+    """Of that class, in [0, 1]."""
+    complexity: Complexity
+    """Operating point that answered."""
+    macs: int
+    """Multiply-accumulates of that operating point per image, the paper's count."""
+    executed_macs: int
+    """Multiply-accumulates that really ran."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read."""
+
+    source: str
+    """The file, or the number of the image in the call, from 0."""
+    reason: str
+
+
+Answer = Prediction | Failure
+
+
+class Runner(Protocol):
+    """What runs a model at any operating point: a runtime, or PyTorch as it is."""
+
+    @property
+    def model_config(self) -> SuperViTConfig:
+        """The model's config."""
+        ...
+
+    def logits(self, images: Tensor, complexity: Complexity) -> Tensor:
+        """Logits (B, K) on the CPU of normalised images (B, C, S, S) on the CPU."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _InPyTorch:
+    """The model itself, where its weights are."""
+
+    model: SuperViT
+
+    @property
+    def model_config(self) -> SuperViTConfig:
+        return self.model.config
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, complexity: Complexity) -> Tensor:
+        with evaluation_mode(self.model):
+            parameter = next(self.model.parameters())
+            logits: Tensor = self.model(images.to(parameter.device, parameter.dtype), complexity)
+        return logits.float().cpu()
+
+
+class Predictor:
+    """Classifies images, each call at an operating point of its own; all of them share one copy of the weights.
+
+    Images may be:
+
+    - a path or the bytes of an image file, or a PIL image: brought to the model's channels and size as in evaluation, which,
+      as torchvision's and timm's, leaves the EXIF orientation aside;
+    - a uint8 array (H, W) or (H, W, C), or a uint8 tensor (H, W) or (C, H, W), with C = 1 or 3: likewise;
+    - a floating-point tensor (C, S, S) of the model's channels, normalised with `config.mean` and `config.std`: resized to
+      the grid by the model, as in `SuperViT.forward`.
+
+    Example:
+        >>> predictor = Predictor(supervit.load("model"))
+        >>> predictor(["cat.jpg", "dog.jpg"], "8@0.5")
+
+    Args:
+        model: A model, run where it is, or a runtime.
+        complexity: Operating point of calls that name none; default: the largest grid, uncut.
+        batch_size: Most images that run at once.
+        reduced_decoding: Whether JPEG files are decoded no further than a grid below the largest needs (`read_for_grid`);
+            pixels then differ slightly from those of evaluation.
+
+    Raises:
+        InputError: batch_size under 1, an operating point that does not parse, or a model without classes or neither grey
+            nor RGB.
+    """
+
+    def __init__(
+        self,
+        model: SuperViT | Runner,
+        complexity: Complexity | str | None = None,
+        batch_size: int = 16,
+        reduced_decoding: bool = True,
+    ):
+        self.runner: Runner = _InPyTorch(model) if isinstance(model, SuperViT) else model
+        self.config = self.runner.model_config
+        if batch_size < 1:
+            raise InputError(f"batch_size {batch_size} must be at least 1")
+        if not self.config.num_classes:
+            raise InputError("the model has num_classes 0 and so nothing to predict; give it a classifier")
+        self.complexity = self.config.space.largest if complexity is None else Complexity.of(complexity)
+        self.batch_size, self.reduced_decoding = batch_size, reduced_decoding
+        self._transform = evaluation_transform(self.config)
+
+    def within(self, budget: Budget, costs: CostTable, batch_size: int | None = None) -> "Predictor":
+        """The predictor whose calls run the most accurate operating point within a budget; nothing is loaded for it.
+
+        Args:
+            budget: The limits.
+            costs: Costs and accuracies of this model, measured here.
+            batch_size: One of the table's; default: the one that the choice is best at.
+
+        Raises:
+            InputError: as `choose`.
+        """
+        chosen = copy.copy(self)
+        cost = choose(costs, budget, batch_size)
+        chosen.complexity, chosen.batch_size = cost.complexity, cost.batch_size
+        return chosen
+
+    def __call__(self, images: AnyImage | Iterable[AnyImage], complexity: Complexity | str | None = None) -> list[Answer]:
+        """An answer for each image, in their order; for one image, a list of one. Arguments and errors as in `stream`."""
+        return list(self.stream(images, complexity))
+
+    def stream(self, images: AnyImage | Iterable[AnyImage], complexity: Complexity | str | None = None) -> Iterator[Answer]:
+        """The answers one by one, in the order of the images, of which one batch at a time is read.
+
+        Args:
+            images: One image or any number of them, also of different kinds and sizes.
+            complexity: Operating point or its text, such as `"8@0.5"`; default: that of the predictor.
+
+        Raises:
+            InputError: an operating point that does not parse or that the runtime does not have, or something that is no
+                image: of another type, shape or number format. What is wrong with a file's content or a picture is no
+                error but a `Failure` in its place; the other images are answered.
+        """
+        point = self.complexity if complexity is None else Complexity.of(complexity)
+        is_image = isinstance(images, _PICTURES) or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4)
+        is_single = is_image or not isinstance(images, Iterable)
+        return self._answers([images] if is_single else images, point)  # type: ignore[arg-type,list-item]
+
+    def _answers(self, images: Iterable[AnyImage], point: Complexity) -> Iterator[Answer]:
+        numbered = enumerate(images)
+        costs = macs(self.config, point), executed_macs(self.config, point)
+        while batch := list(islice(numbered, self.batch_size)):
+            seen = [self._read(number, image, point) for number, image in batch]
+            classified = self._classify([pixels for _, pixels in seen if isinstance(pixels, Tensor)], point)
+            for source, pixels in seen:
+                if isinstance(pixels, str):
+                    yield Failure(source, pixels)
+                    continue
+                index, probability = next(classified)
+                name = self.config.class_names[index] if self.config.class_names else None
+                yield Prediction(source, index, name, probability, point, *costs)
+
+    def _classify(self, pixels: list[Tensor], point: Complexity) -> Iterator[tuple[int, float]]:
+        """Class and probability of images (C, side, side) that have the size of their grid."""
+        if pixels:
+            probabilities, indices = self.runner.logits(torch.stack(pixels), point).softmax(dim=1).max(dim=1)
+            yield from zip(indices.tolist(), probabilities.tolist(), strict=True)
+
+    def _read(self, number: int, image: AnyImage, point: Complexity) -> tuple[str, Tensor | str]:
+        """The source of an image, and its pixels that the model sees (C, side, side) or why there are none."""
+        source = str(image) if isinstance(image, str | Path) else str(number)
+        try:
+            pixels = self._normalise(image, point.grid_size)
+        except DamagedImage as error:
+            return source, str(error)
+        side = self.config.patch_size * point.grid_size
+        return source, resize_images(pixels.unsqueeze(0), side, self.config.resize).squeeze(0)
+
+    def _normalise(self, image: AnyImage, grid_size: int) -> Tensor:
+        """The image as in evaluation, or of its grid's size already.
+
+        Raises:
+            DamagedImage: it cannot be read.
+            InputError: it is no image.
+        """
+        if isinstance(image, str | Path | bytes):
+            with open_image(Path(image) if isinstance(image, str) else image) as opened, naming_damage():
+                pixels = read_for_grid(opened, self.config, grid_size) if self.reduced_decoding else None
+                opened.load()
+            return self._transform(opened) if pixels is None else pixels
+        if isinstance(image, Tensor) and image.is_floating_point():
+            return self._check_normalised(image, grid_size).detach().float().cpu()
+        picture = image if isinstance(image, Image.Image) else _picture(image)
+        with naming_damage():
+            picture.load()
+        if not all(picture.size):
+            raise DamagedImage("it has no pixels")
+        return self._transform(picture)
+
+    def _check_normalised(self, image: Tensor, grid_size: int) -> Tensor:
+        channels = self.config.in_chans
+        if image.ndim != 3 or image.shape[0] != channels or image.shape[1] != image.shape[2] or image.shape[1] < grid_size:
+            raise InputError(
+                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, S, S) with S at least "
+                f"{grid_size}, a pixel for each patch; or give the picture itself as uint8"
+            )
+        return image
+
+
+def _picture(image: np.ndarray | Tensor) -> Image.Image:
+    """An array (H, W[, C]) or a tensor ([C, ]H, W) of uint8 as a picture.
+
+    Raises:
+        InputError: another type, shape or number format.
+    """
+    if not isinstance(image, np.ndarray | Tensor):
+        raise InputError(
+            f"a {type(image).__name__} is no image; give a path, the bytes of a file, a PIL image, an array or a tensor"
+        )
+    pixels = image.cpu().numpy() if isinstance(image, Tensor) else image
+    if isinstance(image, Tensor) and image.ndim == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not pixels.size or not has_shape:
+        raise InputError(
+            f"an image of shape {tuple(image.shape)} and type {pixels.dtype} does not fit; expected uint8, as an array (H, W) "
+            "or (H, W, C) or a tensor (H, W) or (C, H, W) with C = 1 or 3, or a normalised floating-point tensor (C, S, S)"
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))

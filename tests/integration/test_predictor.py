@@ -1,0 +1,293 @@
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from supervit import Complexity, InputError, SuperViT
+from supervit.choose import Budget
+from supervit.commands import Predict
+from supervit.data import SourceConfig, evaluation_transform, open_dataset, open_image, read_for_grid, read_image
+from supervit.layers import resize_images
+from supervit.macs import executed_macs, macs
+from supervit.predictor import Failure, Prediction, Predictor
+from tests.conftest import small_config, trained_like
+from tests.unit.test_cost_table import cost, table
+
+
+@pytest.fixture
+def predictor():
+    return Predictor(trained_like(SuperViT(small_config(class_names=tuple("abcde")))).eval(), batch_size=3)
+
+
+def photograph(width, height, seed=0, channels=3):
+    """A picture whose detail falls with its frequency as that of photographs does, nearly, with an edge; hardly coloured."""
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    frequency[0, 0] = 1
+    noise = random.normal(size=(height, width)) + 0.2 * random.normal(size=(channels, height, width))
+    pixels = np.fft.ifft2(np.fft.fft2(noise) / frequency**1.3).real
+    pixels = 128 + 40 * pixels / pixels.std()
+    pixels[:, height // 3 :, width // 2 :] += 30
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0).squeeze())
+
+
+def as_bytes(image, form="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def seen_in_evaluation(data, config, grid_size):
+    image = evaluation_transform(config)(read_image(data))
+    return resize_images(image[None], config.patch_size * grid_size, config.resize)[0]
+
+
+def seen_by_predictor(data, config, grid_size):
+    with open_image(data) as image:
+        return read_for_grid(image, config, grid_size)
+
+
+def difference(data, config, grid_size):
+    """Mean absolute difference in 8-bit levels between reading for a grid and evaluation."""
+    seen, expected = seen_by_predictor(data, config, grid_size), seen_in_evaluation(data, config, grid_size)
+    assert seen.shape == expected.shape
+    std = torch.tensor(config.std).view(-1, 1, 1)
+    return float(((seen - expected) * std).abs().mean() * 255)
+
+
+def test_every_kind_of_input_gives_the_answer_of_the_model(predictor, tmp_path):
+    image = photograph(50, 40)
+    (tmp_path / "cat.png").write_bytes(as_bytes(image))
+    array = np.asarray(image)
+    pixels = evaluation_transform(predictor.config)(image)
+    kinds = [tmp_path / "cat.png", str(tmp_path / "cat.png"), as_bytes(image), image, array]
+    kinds += [torch.tensor(array).permute(2, 0, 1), pixels, pixels.double()]
+    answers = predictor(kinds, "5@0.7")
+    probability, index = predictor.runner.model(pixels[None], "5@0.7").softmax(dim=1)[0].max(dim=0)
+    for answer in answers:
+        assert isinstance(answer, Prediction)
+        assert answer.class_index == index
+        assert answer.class_name == "abcde"[index]
+        assert answer.probability == pytest.approx(probability.item(), abs=1e-5)  # batches of other sizes round otherwise
+        assert answer.complexity == Complexity(5, 0.7)
+        assert answer.macs == macs(predictor.config, "5@0.7")
+        assert answer.executed_macs == executed_macs(predictor.config, "5@0.7")
+    assert [answer.source for answer in answers[:3]] == [str(tmp_path / "cat.png")] * 2 + ["2"]
+    for kind in kinds:
+        assert [answer.class_index for answer in predictor(kind, "5@0.7")] == [index]
+
+
+@pytest.mark.parametrize("form, options", [("PNG", {}), ("JPEG", {"quality": 90})])
+def test_files_are_seen_bit_for_bit_as_in_evaluation(form, options, predictor, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        (tmp_path / split / "cat" / "0.img.jpg").write_bytes(as_bytes(photograph(61, 200), form, **options))
+    (expected, _) = open_dataset(SourceConfig(root=tmp_path), "val", predictor.config)[0]
+    seen = []
+    run = predictor.runner.model.forward
+    predictor.runner.model.forward = lambda images, point: seen.append(images) or run(images, point)
+    exact = Predictor(predictor.runner.model, reduced_decoding=False)
+    file = tmp_path / "val/cat/0.img.jpg"
+    predictor(file)  # the largest grid, which is never decoded at a reduced scale
+    exact(file, "4")
+    assert torch.equal(seen[0][0], expected)
+    assert torch.equal(seen[1], resize_images(expected[None], 16, predictor.config.resize))
+
+
+@pytest.mark.parametrize("resize", ["align_corners", "half_pixel", "antialias"])
+@pytest.mark.parametrize("size", [(64, 64), (77, 73), (131, 97), (203, 301), (640, 263)])
+def test_jpegs_are_seen_nearly_as_in_evaluation_at_every_scale(size, resize):
+    config = small_config(resize=resize)
+    data = as_bytes(photograph(*size), "JPEG", quality=92)
+    for grid_size in (4, 6):
+        assert difference(data, config, grid_size) < 2.5  # levels; small pictures have more detail in a pixel
+
+
+def test_positions_are_those_of_evaluation():
+    x, y = np.meshgrid(np.arange(403), np.arange(301))
+    ramps = np.stack([x / 2, y / 2, (x + y) / 4], axis=2).astype(np.uint8)
+    for resize in ("align_corners", "half_pixel", "antialias"):
+        data = as_bytes(Image.fromarray(ramps), "JPEG", quality=100, subsampling=0)
+        assert difference(data, small_config(resize=resize), 4) < 0.75  # levels; a pixel of the grid is about 8
+
+
+def test_jpegs_are_decoded_at_the_smallest_scale_that_suffices():
+    config = small_config()  # resizes the short side to 32
+    for short, decoded in [(64, 32), (127, 64), (128, 32), (255, 64), (256, 32), (1000, 125)]:
+        with open_image(as_bytes(photograph(short, short + 9), "JPEG")) as image:
+            assert read_for_grid(image, config, 4) is not None
+            assert image.size[0] == decoded
+    assert seen_by_predictor(as_bytes(photograph(63, 90), "JPEG"), config, 4) is None
+
+
+def test_only_what_can_be_decoded_at_a_reduced_scale_is():
+    config, image = small_config(), photograph(100, 80)
+    assert seen_by_predictor(as_bytes(image, "JPEG"), config, 4) is not None
+    assert seen_by_predictor(as_bytes(image, "JPEG", progressive=True), config, 4) is not None
+    assert seen_by_predictor(as_bytes(image, "PNG"), config, 4) is None
+    assert seen_by_predictor(as_bytes(image.convert("CMYK"), "JPEG"), config, 4) is None
+    assert seen_by_predictor(as_bytes(image, "JPEG"), config, 7) is None
+    assert seen_by_predictor(as_bytes(photograph(401, 100), "JPEG"), config, 4) is None
+    assert seen_by_predictor(as_bytes(image, "JPEG"), small_config(interpolation="nearest"), 4) is None
+
+
+@pytest.mark.parametrize("in_chans, channels", [(1, 1), (1, 3), (3, 1)])
+def test_grey_and_colour_are_converted_as_in_evaluation(in_chans, channels):
+    config = small_config(in_chans=in_chans)
+    data = as_bytes(photograph(160, 140, channels=channels), "JPEG", quality=92)
+    assert difference(data, config, 4) < 2
+    predictor = Predictor(SuperViT(config))
+    for kind in (data, photograph(50, 40, channels=channels), np.asarray(photograph(50, 40, channels=channels))):
+        assert isinstance(predictor(kind)[0], Prediction)
+
+
+def test_orientation_in_exif_is_left_aside_as_in_evaluation():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    turned = as_bytes(photograph(150, 90), "JPEG", exif=exif)
+    assert torch.equal(
+        seen_by_predictor(turned, small_config(), 4),
+        seen_by_predictor(as_bytes(photograph(150, 90), "JPEG"), small_config(), 4),
+    )
+
+
+def png_of_size(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+              for kind, body in [(b"IHDR", header), (b"IDAT", b"")]]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("point", ["4", "7"])
+def test_a_bad_image_fails_in_its_place_and_the_others_are_answered(predictor, point, tmp_path):
+    good = as_bytes(photograph(80, 60), "JPEG")
+    (tmp_path / "empty.jpg").touch()
+    bad = {
+        "not an image of a known format": [b"", b"not an image", tmp_path / "empty.jpg"],
+        "truncated": [good[: len(good) // 2], as_bytes(photograph(80, 60))[:3000]],
+        "exceeds limit": [png_of_size(100_000, 100_000)],
+        "No such file": [tmp_path / "missing.jpg"],
+        "Is a directory": [tmp_path],
+        "floating-point": [Image.new("F", (9, 9))],
+        "no pixels": [Image.new("RGB", (0, 9))],
+    }
+    for reason, images in bad.items():
+        for image in images:
+            first, failure, last = predictor([good, image, good], point)
+            assert isinstance(failure, Failure)
+            assert reason in failure.reason
+            assert first.class_index == last.class_index == predictor(good, point)[0].class_index
+            (alone,) = predictor(image, point)
+            assert alone.reason == failure.reason
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
+def test_answers_come_in_order_whatever_the_batches(predictor, count):
+    images = [photograph(40 + i, 50, seed=i) for i in range(count)]
+    alone = [predictor(image)[0].class_index for image in images]
+    answers = predictor(iter(images))
+    assert [answer.class_index for answer in answers] == alone
+    assert [answer.source for answer in answers] == [str(i) for i in range(count)]
+
+
+def test_a_stream_is_read_one_batch_at_a_time(predictor):
+    read = []
+    images = (read.append(i) or torch.randn(3, 28, 28) for i in range(9))
+    next(predictor.stream(images))
+    assert read == [0, 1, 2]
+
+
+def test_a_batch_of_tensors_of_several_sizes_is_resized_as_by_the_model(predictor):
+    images = [torch.randn(3, side, side) for side in (28, 16, 40)]
+    for image, answer in zip(images, predictor(images, "4"), strict=True):
+        assert answer.class_index == predictor.runner.model(image[None], "4").argmax()
+    assert len(predictor(torch.randn(5, 3, 28, 28))) == 5
+
+
+def test_operating_points_share_one_copy_of_the_weights(predictor):
+    rows = table(cost("4@0.5", latency_ms=1.0, top1=50.0, macs=10), cost("7", 2, latency_ms=5.0, top1=70.0, macs=60))
+    cheap, dear = (predictor.within(Budget(latency_ms=limit), rows) for limit in (2, 20))
+    assert (str(cheap.complexity), cheap.batch_size) == ("4@0.5", 1)
+    assert (str(dear.complexity), dear.batch_size) == ("7", 2)
+    assert cheap.runner is dear.runner is predictor.runner
+    assert str(predictor.complexity) == "7"
+    assert str(cheap(photograph(40, 40))[0].complexity) == "4@0.5"
+
+
+def test_anything_that_gives_logits_can_run():
+    class Runtime:
+        model_config = small_config()
+
+        def logits(self, images, complexity):
+            assert images.shape[1:] == (3, 4 * complexity.grid_size, 4 * complexity.grid_size)
+            return torch.eye(5)[: len(images)]
+
+    answers = Predictor(Runtime())([photograph(30, 30)] * 3, "5@0.5")
+    assert [answer.class_index for answer in answers] == [0, 1, 2]
+    assert answers[0].class_name is None
+
+
+def test_the_model_predicts_in_evaluation_mode_and_stays_in_its_own():
+    model = SuperViT(small_config(drop_path_rate=0.9)).train()
+    predictor = Predictor(model, "4")
+    image = torch.randn(3, 28, 28)
+    assert predictor(image) == predictor(image)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (7, "a int is no image; give a path"),
+        (None, "a NoneType is no image"),
+        (torch.zeros(3, 28, 27), r"\(3, 28, 27\) does not fit; expected \(3, S, S\) with S at least 7"),
+        (torch.zeros(1, 28, 28), r"expected \(3, S, S\)"),
+        (torch.zeros(3, 6, 6), "S at least 7, a pixel for each patch"),
+        (torch.zeros(3, 28, 28, dtype=torch.int64), "type int64 does not fit; expected uint8"),
+        (np.zeros((28, 28, 3)), "type float64 does not fit"),
+        (np.zeros((28, 28, 4), np.uint8), r"shape \(28, 28, 4\)"),
+        (np.zeros((0, 28, 3), np.uint8), r"shape \(0, 28, 3\)"),
+        (np.zeros(28, np.uint8), r"shape \(28,\)"),
+    ],
+)
+def test_what_is_no_image_is_refused(predictor, image, message):
+    with pytest.raises(InputError, match=message):
+        predictor([image])
+    with pytest.raises(InputError, match=message):
+        predictor(image)
+
+
+def test_impossible_predictors_and_points_are_refused(predictor):
+    model = predictor.runner.model
+    for options, message in [({"batch_size": 0}, "batch_size 0"), ({"complexity": "14@"}, "does not parse")]:
+        with pytest.raises(InputError, match=message):
+            Predictor(model, **options)
+    with pytest.raises(InputError, match="nothing to predict"):
+        Predictor(SuperViT(small_config(num_classes=0)))
+    with pytest.raises(InputError, match="in_chans=2"):
+        Predictor(SuperViT(small_config(in_chans=2)))
+    with pytest.raises(InputError, match="does not parse"):
+        predictor.stream([], "x")
+
+
+def test_the_command_prints_an_answer_for_each_file(predictor, tmp_path, capsys):
+    predictor.runner.model.save(tmp_path / "model")
+    (tmp_path / "good.jpg").write_bytes(as_bytes(photograph(80, 60), "JPEG"))
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    files = (tmp_path / "bad.jpg", tmp_path / "good.jpg")
+    (_, expected) = predictor(files, "4@0.5")
+    Predict(str(tmp_path / "model"), files, "4@0.5", form="json", device="cpu").run()
+    bad, good = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert bad == {"source": str(files[0]), "reason": "not an image of a known format"}
+    assert good["class_name"] == expected.class_name
+    assert good["complexity"] == "4@0.5"
+    Predict(str(tmp_path / "model"), files, device="cpu").run()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "cannot be read: not an image" in lines[2]
+    assert "good.jpg" in lines[3]
