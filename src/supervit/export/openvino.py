@@ -21,7 +21,7 @@ def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
     """The `openvino.Model` of a graph, quantised where there are calibration inputs.
 
     The way is through ONNX: OpenVINO's reader of exported programs refuses sizes that depend on an input. Quantised is
-    the OpenVINO model, not the ONNX model (measured: 1.3 times as fast at "14").
+    the OpenVINO model, not the ONNX model (1.3 times as fast at "14", `docs/log.md`).
 
     Raises:
         InputError: a package is missing.

@@ -1,4 +1,7 @@
-"""`torch.export`: `model.pt2`, for `torch.export.load`."""
+"""`torch.export`: `model.pt2`, for `torch.export.load`.
+
+For C++, `torch._inductor.aoti_compile_and_package` compiles the loaded program where it is static; the elastic one it cannot.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
