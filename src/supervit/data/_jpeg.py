@@ -50,8 +50,8 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) ->
     """The pixels that a model sees at a grid size (C, side, side), normalised, decoded no further than that needs.
 
     The scale is the smallest of 1/8, 1/4 and 1/2 that leaves the short side the pixels that evaluation resizes it to. Fine
-    detail then differs: on photographs by 1.2 of 255 levels in the mean where the pixels just suffice, by 0.5 where there are
-    twice as many (`benchmarks/decoding.py`).
+    detail then differs: on photographs by 1.3 of 255 levels in the mean where the pixels just suffice, less where there are
+    more (`benchmarks/decoding.py`).
 
     Args:
         image: As `Image.open` left it: not decoded yet. Is decoded here unless None comes back.
