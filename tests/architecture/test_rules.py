@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPTIONAL = {"matplotlib", "sklearn", "datasets", "webdataset", "wandb", "pynvml", "psutil"}
+OPTIONAL = {"matplotlib", "sklearn", "datasets", "webdataset", "wandb", "psutil"}  # not pynvml: torch itself imports it
 OPTIONAL |= {"onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
 
 

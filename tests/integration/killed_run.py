@@ -32,6 +32,11 @@ def start(config: TrainConfig) -> int:
     os._exit(0)
 
 
+def _half_written(config: TrainConfig) -> bool:
+    """Whether a checkpoint is, or was being written when its process was killed."""
+    return any((config.out / "checkpoints").glob(".step-*.tmp"))
+
+
 def main() -> None:
     """Run, kill, compare nothing: the test does that. Prints the kills and how many of them left a half-written checkpoint."""
     # A checkpoint after each step, so that many kills meet one that is being written.
@@ -48,12 +53,15 @@ def main() -> None:
     while kills < KILLS:
         pid = start(broken)
         time.sleep(until_first * draw.uniform(0.7, 1.7))
+        if kills % 2:  # every other one while a checkpoint is being written, where the run is not over before
+            while not _half_written(broken) and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                pass
         if os.waitpid(pid, os.WNOHANG)[0]:
             break
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         kills += 1
-        half_written += any((broken.out / "checkpoints").glob(".step-*.tmp"))
+        half_written += _half_written(broken)
     if kills == KILLS:
         assert os.waitpid(start(broken), 0)[1] == 0
     print(kills, half_written)
