@@ -1,6 +1,6 @@
 """Finds the best cascades: ladders and thresholds, from what every operating point said about a labelled set."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Self
@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from supervit import pareto
-from supervit.cascade import Confidence, Ladder, climb_macs, confidence_of
+from supervit.cascade import Confidence, Ladder, confidence_of
 from supervit.complexity import Complexity, ComplexitySpace
-from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.evaluate import evaluation_mode
-from supervit.macs import executed_macs
-from supervit.model import SuperViT
+from supervit.runtimes import AnyModel, as_runtime
 
 _SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
 
@@ -52,9 +49,8 @@ class Answers:
         return self.hits[rows], self.confidences[rows]
 
 
-@torch.inference_mode()
 def collect_answers(
-    model: SuperViT,
+    model: AnyModel,
     batches: Iterable[tuple[Tensor, Tensor]],
     complexities: Sequence[Complexity] | None = None,
     confidence: Confidence = "probability",
@@ -62,21 +58,20 @@ def collect_answers(
     """The answers of every operating point, from one pass of `forward_paths` over the data.
 
     Args:
-        model: Is put into evaluation mode for the pass.
+        model: A model, which is in evaluation mode for the pass, or a runtime.
         batches: Normalised images (B, C, S, S) and class indices (B).
-        complexities: Operating points; default: the model's menu.
+        complexities: Operating points; default: the menu.
         confidence: What confidence is.
 
     Raises:
         InputError: no images.
     """
-    points = list(dict.fromkeys(complexities or model.config.space))
-    device = next(model.parameters()).device
+    runtime = as_runtime(model)
+    points = list(dict.fromkeys(complexities or runtime.points))
     parts = []
-    with evaluation_mode(model):
-        for images, labels in batches:
-            logits = model.forward_paths(images.to(device), points)
-            parts.append(Answers.of(dict(zip(points, logits, strict=True)), labels.to(device), confidence))
+    for images, labels in batches:
+        logits = runtime.forward_paths(images, points)
+        parts.append(Answers.of(dict(zip(points, logits, strict=True)), labels.to(runtime.device), confidence))
     if not parts:
         raise InputError("no images to calibrate on")
     hits, confidences = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("hits", "confidences"))
@@ -93,12 +88,16 @@ class Outcome:
     """Multiply-accumulates per image that run, in the mean."""
 
 
-def simulate(answers: Answers, ladder: Ladder, config: SuperViTConfig) -> Outcome:
+ClimbMacs = Callable[[Sequence[Complexity]], list[int]]
+"""MACs per image that each rung adds: `functools.partial(climb_macs, config)`."""
+
+
+def simulate(answers: Answers, ladder: Ladder, climb: ClimbMacs) -> Outcome:
     """What the cascade would make of the images, without running it again."""
     hits, confidences = answers.of_rungs(ladder.rungs)
     climbing = torch.ones(len(answers), dtype=torch.bool)
     right, total_macs = 0, 0
-    for rung, added in enumerate(climb_macs(config, ladder.rungs)):
+    for rung, added in enumerate(climb(ladder.rungs)):
         total_macs += added * int(climbing.sum())
         is_last = rung == len(ladder.rungs) - 1
         leaving = climbing if is_last else climbing & (confidences[rung] >= ladder.thresholds[rung])
@@ -120,7 +119,7 @@ class Calibrated:
 
 def calibrate(
     answers: Answers,
-    config: SuperViTConfig,
+    climb: ClimbMacs,
     *,
     max_rungs: int = 3,
     ladders: Iterable[Sequence[Complexity]] | None = None,
@@ -132,7 +131,7 @@ def calibrate(
 
     Args:
         answers: Of the model on data that it was not trained with.
-        config: Of the model.
+        climb: What rungs cost.
         max_rungs: Operating points per ladder, at most; single operating points are ladders of one.
         ladders: The ladders to try; default: all of the answers' operating points in order of cost.
         seed: Seed of the halves.
@@ -144,10 +143,10 @@ def calibrate(
         raise InputError(f"{len(answers)} images must be at least 2, max_rungs {max_rungs} at least 1")
     chosen_by, held_out = halves(len(answers), seed)
     seen, unseen = answers[chosen_by], answers[held_out]
-    tried = list(_ladders(answers.points, config, max_rungs)) if ladders is None else ladders
-    candidates = [candidate for rungs in tried for candidate in _pareto_of_ladder(seen, rungs, config)]
+    tried = list(_ladders(answers.points, climb, max_rungs)) if ladders is None else ladders
+    candidates = [candidate for rungs in tried for candidate in _pareto_of_ladder(seen, rungs, climb)]
     best = pareto.pareto_set(candidates, cost=lambda c: c[1].mean_macs, worth=lambda c: c[1].top1)
-    return [Calibrated(ladder, outcome, simulate(unseen, ladder, config)) for ladder, outcome in best]
+    return [Calibrated(ladder, outcome, simulate(unseen, ladder, climb)) for ladder, outcome in best]
 
 
 def halves(images: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -191,13 +190,13 @@ def pick_cascade(curve: Sequence[Calibrated], target_top1: float | None = None, 
     return within[-1]
 
 
-def _ladders(points: Sequence[Complexity], config: SuperViTConfig, max_rungs: int) -> Iterator[tuple[Complexity, ...]]:
-    by_cost = sorted(points, key=lambda point: executed_macs(config, point))
+def _ladders(points: Sequence[Complexity], climb: ClimbMacs, max_rungs: int) -> Iterator[tuple[Complexity, ...]]:
+    by_cost = sorted(points, key=lambda point: climb([point]))
     for length in range(1, max_rungs + 1):
         yield from combinations(by_cost, length)
 
 
-def _pareto_of_ladder(answers: Answers, rungs: Sequence[Complexity], config: SuperViTConfig) -> list[tuple[Ladder, Outcome]]:
+def _pareto_of_ladder(answers: Answers, rungs: Sequence[Complexity], climb: ClimbMacs) -> list[tuple[Ladder, Outcome]]:
     """The Pareto set of a ladder's threshold settings on a grid of quantiles.
 
     With Q quantiles, an image has a bin 0...Q-1 at each rung but the last and leaves rung k with setting i_k where its bin
@@ -210,7 +209,7 @@ def _pareto_of_ladder(answers: Answers, rungs: Sequence[Complexity], config: Sup
     edges = confidences[:axes].sort(dim=1).values[:, torch.arange(quantiles) * images // quantiles].contiguous()
     bins = torch.searchsorted(edges, confidences[:axes].contiguous(), right=True) - 1
     right = total_macs = torch.zeros((), dtype=torch.double)
-    for rung, added in enumerate(climb_macs(config, rungs)):
+    for rung, added in enumerate(climb(rungs)):
         right = right + _count(bins, rung, rung + 1, quantiles, hits[rung])
         total_macs = total_macs + added * _count(bins, rung, rung, quantiles, torch.ones(images))
     kept = _pareto_indices(total_macs.flatten(), right.flatten())

@@ -14,9 +14,8 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, unknown_name
-from supervit.evaluate import evaluation_mode
 from supervit.macs import executed_macs, resumed_macs
-from supervit.model import SuperViT
+from supervit.runtimes import AnyModel, as_runtime
 from supervit.storage import make_directory, write_text
 
 Confidence = Literal["probability", "margin", "entropy"]
@@ -75,6 +74,8 @@ class Ladder:
     """Confidence from which an image leaves, for all rungs but the last, which answers all that reach it."""
     confidence: Confidence = "probability"
     """What confidence is."""
+    model: str | None = None
+    """Fingerprint of the model that the thresholds are for; None: of any."""
 
     def __post_init__(self) -> None:
         if not self.rungs or len(set(self.rungs)) < len(self.rungs):
@@ -105,18 +106,24 @@ class Ladder:
         try:
             values = json.loads(file.read_text())
             if not isinstance(values, dict) or values.keys() != {field.name for field in fields(cls)}:
-                raise InputError("it must hold rungs, thresholds and confidence, and nothing else")
+                raise InputError("it must hold rungs, thresholds, confidence and model, and nothing else")
             rungs = tuple(Complexity.of(rung) for rung in values["rungs"])
-            return cls(rungs, tuple(values["thresholds"]), values["confidence"])
+            return cls(rungs, tuple(values["thresholds"]), values["confidence"], values["model"])
         except (OSError, ValueError, TypeError) as error:  # an InputError is a ValueError
             raise InputError(f"{str(file)!r} is not a ladder ({error}); write one: supervit cascade") from error
 
 
-def climb_macs(config: SuperViTConfig, rungs: Sequence[Complexity]) -> list[int]:
-    """MACs per image that each rung adds: on the grid of the rung below, the shared prefix is there already."""
+def climb_macs(config: SuperViTConfig, rungs: Sequence[Complexity], shares_prefixes: bool = True) -> list[int]:
+    """MACs per image that each rung adds.
+
+    Args:
+        config: Of the model.
+        rungs: Operating points in the order in which images climb.
+        shares_prefixes: Whether the shared prefix of a rung on the grid of the one below is there already, as it is in PyTorch.
+    """
     added = [executed_macs(config, rungs[0])]
     for below, rung in pairwise(rungs):
-        is_resumed = rung.grid_size == below.grid_size
+        is_resumed = shares_prefixes and rung.grid_size == below.grid_size
         added.append(resumed_macs(config, rung) if is_resumed else executed_macs(config, rung))
     return added
 
@@ -163,22 +170,25 @@ class _Group:
 class Cascade:
     """Runs images up a ladder in full batches.
 
-    Images that climb wait at the next rung until they fill a batch; less than two batches wait at any. A rung on the grid
-    of the one below starts from the tokens that the lower one left before its first drop block (`SuperViT.resume`).
+    Images that climb wait at the next rung until they fill a batch; less than two batches wait at any. In PyTorch, a rung
+    on the grid of the one below starts from the tokens that the lower one left before its first drop block
+    (`SuperViT.resume`); other runtimes compute each rung from the image.
 
     Args:
-        model: Is put into evaluation mode while it runs.
+        model: A model, which is in evaluation mode while it runs, or a runtime.
         ladder: Rungs and thresholds, such as `calibrate` finds.
         batch_size: Images per batch at every rung.
 
     Raises:
-        InputError: batch_size under 1.
+        InputError: batch_size under 1, or a ladder for another model.
     """
 
-    def __init__(self, model: SuperViT, ladder: Ladder, batch_size: int = 64):
+    def __init__(self, model: AnyModel, ladder: Ladder, batch_size: int = 64):
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size} must be at least 1")
-        self.model, self.ladder, self.batch_size = model, ladder, batch_size
+        if ladder.model is not None and ladder.model != as_runtime(model).fingerprint():
+            raise InputError(f"the ladder is for model {ladder.model}, not for this one; calibrate again: supervit cascade")
+        self.runtime, self.ladder, self.batch_size = as_runtime(model), ladder, batch_size
 
     def predict(self, images: Tensor) -> Exits:
         """The answers for images (N, C, S, S), normalised as for `SuperViT.forward`."""
@@ -191,16 +201,16 @@ class Cascade:
         Raises:
             InputError: no images, images of different sizes, or as `SuperViT.forward`.
         """
-        device = next(self.model.parameters()).device
+        device = self.runtime.device
         nobody = _Group(torch.empty(0, dtype=torch.long), torch.empty(0), None)
         waiting = [nobody] * len(self.ladder.rungs)
         left: list[tuple[Tensor, Tensor, Tensor]] = []
         seen = 0
-        with evaluation_mode(self.model):
+        with self.runtime.evaluating():
             for images in batches:
                 places = torch.arange(seen, seen + len(images), device=device)
                 seen += len(images)
-                waiting[0] += _Group(places, images.to(device), None)
+                waiting[0] += _Group(places, self.runtime.place(images), None)
                 self._climb(0, self.batch_size, waiting, left)
             for rung in range(len(waiting)):
                 self._climb(rung, 1, waiting, left)
@@ -208,7 +218,8 @@ class Cascade:
             raise InputError("no images to run")
         places, logits, rungs = (torch.cat(parts) for parts in zip(*left, strict=True))
         order = places.argsort()
-        total_macs = torch.tensor(list(accumulate(climb_macs(self.model.config, self.ladder.rungs))), device=device)
+        added = climb_macs(self.runtime.model_config, self.ladder.rungs, self.runtime.model is not None)
+        total_macs = torch.tensor(list(accumulate(added)), device=device)
         return Exits(logits[order], rungs[order], total_macs[rungs[order]])
 
     def _climb(self, rung: int, least: int, waiting: list[_Group], left: list[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -216,8 +227,7 @@ class Cascade:
         while len(waiting[rung]) >= least:
             group, waiting[rung] = waiting[rung][: self.batch_size], waiting[rung][self.batch_size :]
             point = self.ladder.rungs[rung]
-            prefix = self.model.encode_prefix(group.images, point.grid_size) if group.prefix is None else group.prefix
-            logits = self.model.resume(prefix, point)
+            prefix, logits = self._run_rung(group, point)
             if rung == len(waiting) - 1:
                 left.append((group.places, logits, torch.full_like(group.places, rung)))
                 continue
@@ -229,3 +239,11 @@ class Cascade:
             if len(climbing):
                 waiting[rung + 1] += climbing
             self._climb(rung + 1, self.batch_size, waiting, left)
+
+    def _run_rung(self, group: _Group, point: Complexity) -> tuple[Tensor | None, Tensor]:
+        """The prefix of the operating point's grid, where the runtime has such, and the logits."""
+        model = self.runtime.model
+        if model is None:
+            return None, self.runtime.logits(group.images, point)
+        prefix = model.encode_prefix(group.images, point.grid_size) if group.prefix is None else group.prefix
+        return prefix, model.resume(prefix, point).float()

@@ -13,11 +13,21 @@ import tyro
 
 from supervit.backbones import variant_config
 from supervit.checkpoints import load
-from supervit.commands import Cascade, Export, Points, Predict, Profile, check_classes, parse_points
+from supervit.commands import (
+    Cascade,
+    Export,
+    Points,
+    Predict,
+    Profile,
+    RunOptions,
+    Runtimes,
+    check_classes,
+    parse_points,
+)
 from supervit.config import Interpolation, Resize
 from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError, SuperViTError
-from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, tabulate
+from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, runtime_environment, tabulate
 from supervit.label import LabelConfig, label_folder
 from supervit.macs import executed_macs, macs
 from supervit.model import SuperViT
@@ -62,7 +72,7 @@ class Evaluate:
     """Accuracy, cost and images/s of every operating point, in one pass over the data."""
 
     model: tyro.conf.Positional[str]
-    """Model directory or weights file (whatever `supervit.load` takes)."""
+    """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
     data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=64))
     """The data."""
     split: Split = "val"
@@ -71,10 +81,9 @@ class Evaluate:
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     repeats: int = 10
     """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
-    device: str = "auto"
-    """Torch device; auto takes the GPU if there is one."""
     out: Path | None = None
     """Directory for results.csv, results.json, results.md and the plot."""
+    run_by: RunOptions = field(default_factory=RunOptions)
     overrides: _Overrides = field(default_factory=Overrides)
 
     def run(self) -> None:
@@ -83,21 +92,20 @@ class Evaluate:
             raise InputError(f"repeats {self.repeats} must be at least 0")
         if self.out is not None:
             check_plotting()
-        device = pick_device(self.device)
-        model = load(self.model, **self.overrides.given()).to(device)
-        points = parse_points(self.complexities, model.config)
-        dataset = open_dataset(self.data, self.split, model.config)
-        check_classes(dataset.classes, model.config)
+        runtime = self.run_by.open(self.model, **self.overrides.given())
+        config, points = runtime.model_config, parse_points(self.complexities, runtime.points)
+        dataset = open_dataset(self.data, self.split, config)
+        check_classes(dataset.classes, config)
         loader = EpochLoader(dataset, self.data.batch_size, self.data.workers, max_damaged=self.data.max_damaged)
-        accuracies = evaluate(model, loader.epoch(), points)
+        accuracies = evaluate(runtime, loader.epoch(), points)
         for name, reason in loader.damaged.items():
             print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)
         batch_size = self.data.batch_size
-        throughputs = measure_throughput(model, points, batch_size, self.repeats) if self.repeats else None
-        results = tabulate(model.config, points, accuracies, throughputs)
+        throughputs = measure_throughput(runtime, points, batch_size, self.repeats) if self.repeats else None
+        results = tabulate(config, points, accuracies, throughputs)
         context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
         context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}
-        context |= environment(device)
+        context |= runtime_environment(runtime)
         _report(results, self.out, context)
 
 
@@ -125,7 +133,7 @@ class Benchmark:
         device = pick_device(self.device)
         model = load(self.model) if Path(self.model).exists() else SuperViT(variant_config(self.model))
         model = model.to(device).eval()
-        points = parse_points(self.complexities, model.config)
+        points = parse_points(self.complexities, list(model.config.space))
         throughputs = measure_throughput(model, points, self.batch_size, self.repeats, self.warmup)
         context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **environment(device)}
         _report(tabulate(model.config, points, throughputs=throughputs), self.out, context)
@@ -143,7 +151,7 @@ class Macs:
     def run(self) -> None:
         """Print the table."""
         config = variant_config(self.model)
-        points = parse_points(self.complexities, config)
+        points = parse_points(self.complexities, list(config.space))
         print(markdown_table(tabulate(config, points)), end="")
         together = executed_macs(config, points)
         share = together / sum(executed_macs(config, point) for point in points)
@@ -217,6 +225,7 @@ Command = (
     | Annotated[Label, tyro.conf.subcommand("label")]
     | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Cascade, tyro.conf.subcommand("cascade")]
+    | Annotated[Runtimes, tyro.conf.subcommand("runtimes")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Predict, tyro.conf.subcommand("predict")]
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -10,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from supervit import pareto
 from supervit.complexity import Complexity
 from supervit.config import check_fields
 from supervit.errors import InputError
-from supervit.evaluate import environment
-from supervit.model import SuperViT
+from supervit.evaluate import runtime_environment
+from supervit.runtimes import AnyModel, as_runtime
 from supervit.storage import make_directory, write_text
 
 SCHEMA = 1  # of the JSON
@@ -79,11 +76,11 @@ class Setup:
     device: str
     """Name of the GPU or processor."""
     runtime: str
-    """What ran the model: torch, or another runtime's name."""
+    """Name of what ran the model, such as eager."""
     precision: str
     """Number format, such as float32."""
     threads: int
-    """Threads of PyTorch on the CPU."""
+    """Threads on the CPU."""
     versions: Mapping[str, str]
     """Versions of the libraries."""
     date: str
@@ -96,31 +93,11 @@ class Setup:
                 raise InputError(f"{field.name} {value!r} of the setup must be of type {kind.__name__}")
 
     @classmethod
-    def of(cls, model: SuperViT, runtime: str = "torch", precision: str | None = None) -> Self:
-        """The setup here and now.
-
-        Args:
-            model: The model, on the device where it runs.
-            runtime: What runs it.
-            precision: Number format; default: that of the model's weights.
-        """
-        parameter = next(model.parameters())
-        return cls(
-            model=fingerprint(model),
-            runtime=runtime,
-            precision=precision or str(parameter.dtype).removeprefix("torch."),
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            **environment(parameter.device),
-        )
-
-
-def fingerprint(model: SuperViT) -> str:
-    """16 hex digits that name a model: its config and all its weights, whatever the device."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    def of(cls, model: AnyModel) -> Self:
+        """The setup of a model, on the device where it runs, or of a runtime, here and now."""
+        runtime = as_runtime(model)
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(model=runtime.fingerprint(), date=date, **runtime_environment(runtime))
 
 
 @dataclass(frozen=True)

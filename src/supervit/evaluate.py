@@ -4,15 +4,16 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from supervit._version import __version__
 from supervit.complexity import Complexity
@@ -20,7 +21,7 @@ from supervit.config import SuperViTConfig
 from supervit.distributed import World
 from supervit.errors import InputError
 from supervit.macs import executed_macs, macs
-from supervit.model import SuperViT
+from supervit.runtimes import AnyModel, Runtime, as_runtime
 
 Way = TypeVar("Way")
 
@@ -51,9 +52,8 @@ class Result:
     """Images per second."""
 
 
-@torch.inference_mode()
 def evaluate(
-    model: SuperViT,
+    model: AnyModel,
     batches: Iterable[tuple[Tensor, Tensor]],
     complexities: Sequence[Complexity] | None = None,
     world: World | None = None,
@@ -61,27 +61,26 @@ def evaluate(
     """Top-1 and top-5 of every operating point in one pass over the data.
 
     Args:
-        model: Is put into evaluation mode for the pass.
+        model: A model, which is in evaluation mode for the pass, or a runtime.
         batches: Normalised images (B, C, S, S) and class indices (B).
-        complexities: Operating points; default: the model's menu.
+        complexities: Operating points; default: the menu.
         world: The processes that evaluate a part each; the accuracy is that of all parts together.
 
     Raises:
         InputError: no images, or a class index that the model does not have.
     """
-    points = list(dict.fromkeys(complexities or model.config.space))
-    device = next(model.parameters()).device
-    hits = torch.zeros(len(points), 2, dtype=torch.long, device=device)
+    runtime = as_runtime(model)
+    classes, points = runtime.model_config.num_classes, list(dict.fromkeys(complexities or runtime.points))
+    hits = torch.zeros(len(points), 2, dtype=torch.long, device=runtime.device)
     seen = torch.zeros((), dtype=torch.long)
-    with evaluation_mode(model):
-        for images, labels in batches:
-            if len(labels) and int(labels.max()) >= model.num_classes:
-                raise InputError(f"class index {int(labels.max())} in the data, but the model has {model.num_classes} classes")
-            labels = labels.to(device)
-            for row, logits in enumerate(model.forward_paths(images.to(device), points)):
-                is_hit = logits.topk(min(5, model.num_classes), dim=1).indices == labels[:, None]
-                hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
-            seen += len(labels)
+    for images, labels in batches:
+        if len(labels) and int(labels.max()) >= classes:
+            raise InputError(f"class index {int(labels.max())} in the data, but the model has {classes} classes")
+        labels = labels.to(runtime.device)
+        for row, logits in enumerate(runtime.forward_paths(images, points)):
+            is_hit = logits.topk(min(5, classes), dim=1).indices == labels[:, None]
+            hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
+        seen += len(labels)
     world = world or World()
     images_seen = int(world.total(seen))
     if not images_seen:
@@ -90,14 +89,13 @@ def evaluate(
     return {point: Accuracy(top1, top5, images_seen) for point, (top1, top5) in zip(points, percent, strict=True)}
 
 
-@torch.inference_mode()
 def measure_throughput(
-    model: SuperViT, complexities: Sequence[Complexity], batch_size: int = 64, repeats: int = 10, warmup: int = 2
+    model: AnyModel, complexities: Sequence[Complexity], batch_size: int = 64, repeats: int = 10, warmup: int = 2
 ) -> dict[Complexity, float]:
     """Images per second of each operating point: the paper's protocol, batch_size * repeats / total time.
 
     Args:
-        model: Is put into evaluation mode.
+        model: A model, which is in evaluation mode meanwhile, or a runtime.
         complexities: Operating points.
         batch_size: Images per batch (paper: 512).
         repeats: Timed batches per operating point (paper: 50).
@@ -108,23 +106,16 @@ def measure_throughput(
     """
     if batch_size < 1 or repeats < 1 or warmup < 0:
         raise InputError(f"batch_size {batch_size} and repeats {repeats} must be at least 1, warmup {warmup} at least 0")
-    config, parameter = model.config, next(model.parameters())
-    images = torch.randn(batch_size, config.in_chans, config.image_size, config.image_size)
-    images = images.to(parameter.device, parameter.dtype)
-    with evaluation_mode(model):
-        seconds = time_calls(model, images, complexities, repeats, warmup)
+    runtime = as_runtime(model)
+    with runtime.evaluating():
+        seconds = time_calls(runtime.logits, random_images(runtime, batch_size), complexities, repeats, warmup)
     return {point: batch_size * repeats / sum(each) for point, each in seconds.items()}
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and as it was afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def random_images(runtime: Runtime, batch_size: int) -> Tensor:
+    """Noise (B, C, S, S) of the model's image size, placed for a runtime."""
+    config = runtime.model_config
+    return runtime.place(torch.randn(batch_size, config.in_chans, config.image_size, config.image_size))
 
 
 def time_calls(
@@ -177,11 +168,18 @@ def tabulate(
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a measurement was made with: device, threads and versions."""
+    installed = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if find_spec(name)}
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__},
+        "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__, **installed},
     }
+
+
+def runtime_environment(runtime: Runtime) -> dict[str, Any]:
+    """What a measurement of a runtime was made with."""
+    here = {"runtime": runtime.name, "precision": runtime.precision, "threads": runtime.threads}
+    return environment(runtime.device) | here
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """SuperViT: one vision transformer with many operating points that share all weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.layers import Block, check_images, resize_images, take_survivors
 from supervit.plugins import load_plugin
-from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors, write_model
+from supervit.storage import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    fingerprint,
+    load_state_dict,
+    read_config,
+    read_safetensors,
+    write_model,
+)
 from supervit.trace import Trace
 
 AnyComplexity = Complexity | str
@@ -306,6 +315,10 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         """
         write_model(Path(directory), self.config.to_dict(), self.state_dict())
 
+    def fingerprint(self) -> str:
+        """16 hex digits that name config and weights, whatever the device."""
+        return fingerprint(self.config.to_dict(), self.state_dict())
+
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)
 
@@ -373,3 +386,14 @@ def create_model(name: str, img_size: int | tuple[int, int] | None = None, **ove
         InputError: unknown variant or field (with the near names), or a value that does not fit.
     """
     return SuperViT(variant_config(name, img_size, **overrides))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and as it was afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

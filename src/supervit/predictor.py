@@ -3,28 +3,28 @@
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from supervit.cascade import Cascade, Ladder
 from supervit.choose import Budget, choose
 from supervit.complexity import Complexity
-from supervit.config import SuperViTConfig
 from supervit.cost_table import CostTable
 from supervit.data import DamagedImage, evaluation_transform, naming_damage, open_image, read_for_grid
 from supervit.errors import InputError
-from supervit.evaluate import evaluation_mode
 from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
-from supervit.model import SuperViT
+from supervit.runtimes import AnyModel, as_runtime
 
 AnyImage = str | Path | bytes | Image.Image | np.ndarray | Tensor
+AnyPoint = Complexity | str | Ladder
 _PICTURES = (str, Path, bytes, Image.Image)
+_CASCADED_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Prediction:
     complexity: Complexity
     """Operating point that answered."""
     macs: int
-    """Multiply-accumulates of that operating point per image, the paper's count."""
+    """Multiply-accumulates per image, the paper's count; in a cascade those of all rungs climbed."""
     executed_macs: int
     """Multiply-accumulates that really ran."""
 
@@ -56,37 +56,6 @@ class Failure:
 
 
 Answer = Prediction | Failure
-
-
-class Runner(Protocol):
-    """What runs a model at any operating point: a runtime, or PyTorch as it is."""
-
-    @property
-    def model_config(self) -> SuperViTConfig:
-        """The model's config."""
-        ...
-
-    def logits(self, images: Tensor, complexity: Complexity) -> Tensor:
-        """Logits (B, K) on the CPU of normalised images (B, C, S, S) on the CPU."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class _InPyTorch:
-    """The model itself, where its weights are."""
-
-    model: SuperViT
-
-    @property
-    def model_config(self) -> SuperViTConfig:
-        return self.model.config
-
-    @torch.inference_mode()
-    def logits(self, images: Tensor, complexity: Complexity) -> Tensor:
-        with evaluation_mode(self.model):
-            parameter = next(self.model.parameters())
-            logits: Tensor = self.model(images.to(parameter.device, parameter.dtype), complexity)
-        return logits.float().cpu()
 
 
 class Predictor:
@@ -106,7 +75,7 @@ class Predictor:
 
     Args:
         model: A model, run where it is, or a runtime.
-        complexity: Operating point of calls that name none; default: the largest grid, uncut.
+        complexity: Operating point of calls that name none, or the ladder of a cascade; default: the largest grid, uncut.
         batch_size: Most images that run at once.
         reduced_decoding: Whether JPEG files are decoded no further than a grid below the largest needs (`read_for_grid`);
             pixels then differ slightly from those of evaluation.
@@ -118,19 +87,19 @@ class Predictor:
 
     def __init__(
         self,
-        model: SuperViT | Runner,
-        complexity: Complexity | str | None = None,
+        model: AnyModel,
+        complexity: AnyPoint | None = None,
         batch_size: int = 16,
         reduced_decoding: bool = True,
     ):
-        self.runner: Runner = _InPyTorch(model) if isinstance(model, SuperViT) else model
-        self.config = self.runner.model_config
+        self.runtime = as_runtime(model)
+        self.config = self.runtime.model_config
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size} must be at least 1")
         if not self.config.num_classes:
             raise InputError("the model has num_classes 0 and so nothing to predict; give it a classifier")
-        self.complexity = self.config.space.largest if complexity is None else Complexity.of(complexity)
         self.batch_size, self.reduced_decoding = batch_size, reduced_decoding
+        self.complexity = self._point(self.config.space.largest if complexity is None else complexity)
         self._transform = evaluation_transform(self.config)
 
     def within(self, budget: Budget, costs: CostTable, batch_size: int | None = None) -> "Predictor":
@@ -149,55 +118,75 @@ class Predictor:
         chosen.complexity, chosen.batch_size = cost.complexity, cost.batch_size
         return chosen
 
-    def __call__(self, images: AnyImage | Iterable[AnyImage], complexity: Complexity | str | None = None) -> list[Answer]:
+    def __call__(self, images: AnyImage | Iterable[AnyImage], complexity: AnyPoint | None = None) -> list[Answer]:
         """An answer for each image, in their order; for one image, a list of one. Arguments and errors as in `stream`."""
         return list(self.stream(images, complexity))
 
-    def stream(self, images: AnyImage | Iterable[AnyImage], complexity: Complexity | str | None = None) -> Iterator[Answer]:
-        """The answers one by one, in the order of the images, of which one batch at a time is read.
+    def stream(self, images: AnyImage | Iterable[AnyImage], complexity: AnyPoint | None = None) -> Iterator[Answer]:
+        """The answers one by one, in the order of the images, of which one batch at a time is read (by a cascade: eight).
 
         Args:
             images: One image or any number of them, also of different kinds and sizes.
-            complexity: Operating point or its text, such as `"8@0.5"`; default: that of the predictor.
+            complexity: Operating point or its text, such as `"8@0.5"`, or a ladder; default: that of the predictor.
 
         Raises:
             InputError: an operating point that does not parse or that the runtime does not have, or something that is no
                 image: of another type, shape or number format. What is wrong with a file's content or a picture is no
                 error but a `Failure` in its place; the other images are answered.
         """
-        point = self.complexity if complexity is None else Complexity.of(complexity)
+        point = self.complexity if complexity is None else self._point(complexity)
         is_image = isinstance(images, _PICTURES) or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4)
         is_single = is_image or not isinstance(images, Iterable)
         return self._answers([images] if is_single else images, point)  # type: ignore[arg-type,list-item]
 
-    def _answers(self, images: Iterable[AnyImage], point: Complexity) -> Iterator[Answer]:
+    def _point(self, complexity: AnyPoint) -> Complexity | Cascade:
+        if isinstance(complexity, Ladder):
+            return Cascade(self.runtime, complexity, self.batch_size)
+        return Complexity.of(complexity)
+
+    def _answers(self, images: Iterable[AnyImage], point: Complexity | Cascade) -> Iterator[Answer]:
+        """A cascade gets the images as in evaluation, several batches at once: those that climb are to fill batches too."""
         numbered = enumerate(images)
-        costs = macs(self.config, point), executed_macs(self.config, point)
-        while batch := list(islice(numbered, self.batch_size)):
-            seen = [self._read(number, image, point) for number, image in batch]
+        grid_size, together = self.config.space.largest.grid_size, self.batch_size * _CASCADED_BATCHES
+        if isinstance(point, Complexity):
+            grid_size, together = point.grid_size, self.batch_size
+        while batch := list(islice(numbered, together)):
+            seen = [self._read(number, image, grid_size) for number, image in batch]
             classified = self._classify([pixels for _, pixels in seen if isinstance(pixels, Tensor)], point)
             for source, pixels in seen:
                 if isinstance(pixels, str):
                     yield Failure(source, pixels)
                     continue
-                index, probability = next(classified)
+                index, probability, rung, counted, executed = next(classified)
                 name = self.config.class_names[index] if self.config.class_names else None
-                yield Prediction(source, index, name, probability, point, *costs)
+                yield Prediction(source, index, name, probability, rung, counted, executed)
 
-    def _classify(self, pixels: list[Tensor], point: Complexity) -> Iterator[tuple[int, float]]:
-        """Class and probability of images (C, side, side) that have the size of their grid."""
-        if pixels:
-            probabilities, indices = self.runner.logits(torch.stack(pixels), point).softmax(dim=1).max(dim=1)
-            yield from zip(indices.tolist(), probabilities.tolist(), strict=True)
+    def _classify(self, pixels: list[Tensor], point: Complexity | Cascade) -> Iterator[tuple[int, float, Complexity, int, int]]:
+        """Class, probability, operating point and its costs of images (C, side, side) that have the size to be run at."""
+        if not pixels:
+            return
+        images = torch.stack(pixels)
+        rungs: tuple[Complexity, ...]
+        if isinstance(point, Complexity):
+            logits, rungs, left = self.runtime.logits(images, point), (point,), [0] * len(images)
+            executed = [executed_macs(self.config, point)] * len(images)
+        else:
+            exits = point.predict(images)
+            logits, rungs, left = exits.logits, point.ladder.rungs, exits.rungs.tolist()
+            executed = exits.executed_macs.tolist()
+        counted = list(accumulate(macs(self.config, rung) for rung in rungs))
+        probabilities, indices = logits.softmax(dim=1).max(dim=1)
+        for index, probability, rung, cost in zip(indices.tolist(), probabilities.tolist(), left, executed, strict=True):
+            yield index, probability, rungs[rung], counted[rung], cost
 
-    def _read(self, number: int, image: AnyImage, point: Complexity) -> tuple[str, Tensor | str]:
+    def _read(self, number: int, image: AnyImage, grid_size: int) -> tuple[str, Tensor | str]:
         """The source of an image, and its pixels that the model sees (C, side, side) or why there are none."""
         source = str(image) if isinstance(image, str | Path) else str(number)
         try:
-            pixels = self._normalise(image, point.grid_size)
+            pixels = self._normalise(image, grid_size)
         except DamagedImage as error:
             return source, str(error)
-        side = self.config.patch_size * point.grid_size
+        side = self.config.patch_size * grid_size
         return source, resize_images(pixels.unsqueeze(0), side, self.config.resize).squeeze(0)
 
     def _normalise(self, image: AnyImage, grid_size: int) -> Tensor:

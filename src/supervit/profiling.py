@@ -10,71 +10,53 @@ from torch import Tensor
 
 from supervit.cascade import Cascade, Ladder
 from supervit.complexity import Complexity
-from supervit.config import SuperViTConfig
 from supervit.cost_table import Cost, CostTable, Setup
 from supervit.errors import InputError
-from supervit.evaluate import evaluation_mode, time_call, time_calls
+from supervit.evaluate import random_images, time_call, time_calls
 from supervit.macs import executed_macs, macs
 from supervit.meters import energy_counters, measure_energy_j, peak_memory_mib
-from supervit.model import SuperViT
+from supervit.runtimes import AnyModel, Runtime, as_runtime
 
 
 def profile(
-    model: SuperViT,
+    model: AnyModel,
     complexities: Sequence[Complexity] | None = None,
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 30,
     warmup: int = 3,
 ) -> CostTable:
-    """The cost table of a model that PyTorch runs on the device where it is; other arguments as in `measure_costs`.
+    """The cost table of a model where it is, or of a runtime.
 
     Args:
-        model: Is put into evaluation mode for the measurement.
-        complexities: Operating points; default: the model's menu.
-    """
-    points = list(model.config.space) if complexities is None else complexities
-    like = next(model.parameters())
-    with evaluation_mode(model):
-        rows = measure_costs(model, model.config, points, batch_sizes, repeats=repeats, warmup=warmup, like=like)
-    return CostTable(tuple(rows), Setup.of(model))
-
-
-@torch.inference_mode()
-def measure_costs(
-    run: Callable[[Tensor, Complexity], Any],
-    config: SuperViTConfig,
-    complexities: Sequence[Complexity],
-    batch_sizes: Sequence[int] = (1,),
-    *,
-    repeats: int = 30,
-    warmup: int = 3,
-    like: Tensor | None = None,
-) -> list[Cost]:
-    """The costs of every operating point at every batch size.
-
-    Args:
-        run: What is measured: takes normalised images (B, C, S, S) and an operating point.
-        config: Of the model that `run` runs.
-        complexities: Operating points, trained or not.
+        model: A model, which is in evaluation mode meanwhile, or a runtime.
+        complexities: Operating points, trained or not; default: the menu.
         batch_sizes: Images per batch.
         repeats: Timed batches per row; the operating points take turns.
         warmup: Batches per row before the clock starts.
-        like: A tensor of the device and type that the images shall have; default: CPU, float32.
 
     Raises:
         InputError: nothing to measure, a batch size or `repeats` under 1, or a negative `warmup`.
     """
+    runtime = as_runtime(model)
+    points = runtime.points if complexities is None else complexities
+    with runtime.evaluating():
+        rows = _measure_costs(runtime, points, batch_sizes, repeats, warmup)
+    return CostTable(tuple(rows), Setup.of(runtime))
+
+
+def _measure_costs(
+    runtime: Runtime, complexities: Sequence[Complexity], batch_sizes: Sequence[int], repeats: int, warmup: int
+) -> list[Cost]:
     if not complexities or not batch_sizes:
         raise InputError("nothing to measure; name at least one operating point and one batch size")
     if min(batch_sizes) < 1 or repeats < 1 or warmup < 0:
         raise InputError(f"batch sizes {batch_sizes} and repeats {repeats} must be at least 1, warmup {warmup} at least 0")
-    like = torch.empty(0) if like is None else like
-    rows = []
+    config, rows = runtime.model_config, []
     for batch_size in dict.fromkeys(batch_sizes):
-        images = torch.randn(batch_size, config.in_chans, config.image_size, config.image_size).to(like)
-        for point, seconds in time_calls(run, images, complexities, repeats, warmup).items():
+        images = random_images(runtime, batch_size)
+        for point, seconds in time_calls(runtime.logits, images, complexities, repeats, warmup).items():
             p50, p95 = torch.tensor(seconds).quantile(torch.tensor([0.5, 0.95])).tolist()
-            call = partial(time_call, run, images, point)
+            call = partial(time_call, runtime.logits, images, point)
             rows.append(
                 Cost(
                     complexity=point,
@@ -84,8 +66,8 @@ def measure_costs(
                     throughput_ips=batch_size * repeats / sum(seconds),
                     macs=macs(config, point),
                     executed_macs=executed_macs(config, point),
-                    peak_memory_mib=peak_memory_mib(call, like.device),
-                    energy_j=_energy_j(call, p50, batch_size, like.device),
+                    peak_memory_mib=peak_memory_mib(call, runtime.device),
+                    energy_j=_energy_j(call, p50, batch_size, runtime.device),
                 )
             )
     return rows
@@ -99,7 +81,7 @@ def _energy_j(call: Callable[[], Any], seconds: float, batch_size: int, device: 
 
 
 def measure_ladders(
-    model: SuperViT, ladders: Sequence[Ladder], images: Tensor, batch_size: int, repeats: int = 3
+    model: AnyModel, ladders: Sequence[Ladder], images: Tensor, batch_size: int, repeats: int = 3
 ) -> dict[Ladder, float]:
     """Images per second of cascades over the same images (N, C, S, S); a ladder of one rung is that operating point alone.
 

@@ -1,5 +1,6 @@
 """Our own model directory: `model.safetensors` and `config.json`."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from supervit.errors import InputError
@@ -97,6 +99,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{str(path)!r} cannot be read as safetensors ({error}); download or convert it again") from error
+
+
+def fingerprint(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> str:
+    """16 hex digits that name a model: its config and all its weights, whatever the device."""
+    digest = hashlib.sha256(json.dumps(dict(config), sort_keys=True).encode())
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:

@@ -1,6 +1,7 @@
 """What every export target must obey; runs over whatever files exist."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import supervit.export
 from supervit import InputError, SuperViT
 from supervit.export import ExportError, export_model, target_names
 from supervit.plugins import load_plugin
+from supervit.runtimes import open_artefact
 from tests.conftest import small_config, trained_like
 
 NEEDS = {"onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
@@ -65,6 +67,22 @@ def test_the_report_says_how_to_ask_for_each_point_and_how_far_it_is_from_pytorc
     assert report.config == model.config.to_dict()
 
 
+@torch.no_grad()
+def test_an_artefact_is_a_runtime(elastic):
+    target, model, out, report = elastic
+    runtime = open_artefact(out, threads=1)
+    assert (runtime.name, runtime.precision, runtime.threads) == (load_plugin(supervit.export, target).RUNTIME, "float32", 1)
+    assert runtime.points == tuple(model.config.space)
+    assert runtime.fingerprint() == model.fingerprint() == report.fingerprint
+    images = torch.randn(3, 3, 30, 30)
+    for point in ("7", "4@0.5", "7@0.21"):
+        torch.testing.assert_close(runtime.logits(images, point), model(images, point), atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="has no grid size 5; use one of 4, 7"):
+        runtime.logits(images, "5")
+    with pytest.raises(InputError, match="runs in float32.*, not in int8; export it in int8"):
+        open_artefact(out, "int8")
+
+
 def test_the_weights_are_written_once(elastic):
     _, model, out, _ = elastic
     weights = sum(4 * parameter.numel() for parameter in model.parameters())
@@ -81,15 +99,38 @@ def test_one_point_gives_a_static_graph_also_of_an_untrained_grid(target, tmp_pa
     images = torch.randn(4, 3, 24, 24)
     logits = load_plugin(supervit.export, target).read(tmp_path / "out")(images)
     torch.testing.assert_close(logits, model.eval()(images, "6@0.3"), atol=1e-4, rtol=1e-4)
+    runtime = open_artefact(tmp_path / "out")
+    torch.testing.assert_close(runtime.logits(images, runtime.points[0]), logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match=r"runs 6@0.3 alone, not 6; export several points"):
+        runtime.logits(images, "6")
 
 
 def test_what_computes_something_else_is_not_written(target, tmp_path, monkeypatch):
     plugin = load_plugin(supervit.export, target)
     read = plugin.read
-    monkeypatch.setattr(plugin, "read", lambda directory: lambda *inputs: read(directory)(*inputs) + 0.002)
+    monkeypatch.setattr(plugin, "read", lambda *where: lambda *inputs: read(*where)(*inputs) + 0.002)
     with pytest.raises(ExportError, match=r"at 7@0.5 differs from PyTorch by 0.002 \(allowed: 1e-03\); nothing was written"):
         export_model(small_model(), target, tmp_path / "out", ["7@0.5"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"points": [{}]}', '{"points": [], "more": 1}'])
+def test_what_is_no_artefact_is_refused(tmp_path, content):
+    with pytest.raises(InputError, match="export.json' is not the report of an export"):
+        open_artefact(tmp_path)
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(InputError, match="export.json' is not the report of an export"):
+        open_artefact(tmp_path)
+
+
+def test_a_damaged_artefact_is_refused(elastic, tmp_path):
+    target, _, out, _ = elastic
+    shutil.copytree(out, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        if path.name != "export.json":
+            path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=f"cannot be read as {target}"):
+        open_artefact(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

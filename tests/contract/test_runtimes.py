@@ -6,8 +6,9 @@ import importlib.util
 import pytest
 import torch
 
-from supervit import InputError, SuperViT
-from supervit.runtimes import Runtime, RuntimeConfig, available_runtimes, open_runtime, runtime_names
+from supervit import Complexity, InputError, SuperViT
+from supervit.cascade import Cascade, Ladder, climb_macs
+from supervit.runtimes import Runtime, RuntimeConfig, as_runtime, available_runtimes, open_runtime, runtime_names
 from tests.contract.test_exports import small_model
 
 HERE = {(found.name, found.precision): found.obstacle for found in available_runtimes("cpu")}
@@ -48,10 +49,32 @@ def test_logits_stay_what_they_were_when_the_runtime_goes_on(opened):
     assert torch.equal(first, copy)
 
 
+def test_several_points_get_the_logits_that_each_gets_alone(opened):
+    runtime, _ = opened
+    images = torch.randn(3, 3, 28, 28)
+    for point, logits in zip(POINTS, runtime.forward_paths(images, POINTS), strict=True):
+        difference = (logits - runtime.logits(images, point)).abs().mean()
+        assert difference <= (1e-4 if runtime.precision == "float32" else 0.25) * logits.std()
+
+
+def test_a_cascade_runs_in_every_runtime(opened):
+    runtime, model = opened
+    ladder = Ladder(tuple(map(Complexity.of, ("4", "7@0.5", "7"))), (0.4, 0.4), model=model.fingerprint())
+    images = torch.randn(9, 3, 28, 28)
+    exits = Cascade(runtime, ladder, batch_size=2).predict(images)
+    added = climb_macs(model.config, ladder.rungs, runtime.model is not None)
+    for index, rung in enumerate(exits.rungs.tolist()):
+        assert exits.executed_macs[index] == sum(added[: rung + 1])
+        if runtime.precision == "float32":
+            alone = runtime.logits(images[index : index + 1], ladder.rungs[rung])
+            torch.testing.assert_close(exits.logits[index : index + 1], alone, atol=1e-4, rtol=1e-4)
+
+
 def test_a_runtime_says_what_it_is_and_refuses_images_of_another_shape(opened):
     runtime, model = opened
     assert (runtime.name, runtime.precision) in HERE
-    assert runtime.model_config == model.config
+    assert (runtime.model_config, runtime.points) == (model.config, tuple(model.config.space))
+    assert (runtime.threads, runtime.fingerprint()) == (1, model.fingerprint())
     with pytest.raises(InputError, match=r"images of shape \(2, 1, 28, 28\) do not fit"):
         runtime.logits(torch.randn(2, 1, 28, 28), "7")
 
@@ -76,6 +99,18 @@ def test_eager_in_the_models_own_precision_shares_its_weights_and_leaves_it_alon
     assert not torch.equal(runtime.logits(images, "7"), before)
     open_runtime("eager", model, RuntimeConfig(precision="bfloat16")) if HERE["eager", "bfloat16"] is None else None
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_model_is_a_runtime_where_and_as_it_is():
+    model = small_model().to(torch.bfloat16).train()
+    runtime = as_runtime(model)
+    assert (runtime.name, runtime.precision) == ("eager", "bfloat16")
+    assert as_runtime(runtime) is runtime
+    images = torch.randn(2, 3, 28, 28)
+    logits = runtime.logits(images, "7")
+    assert model.training
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(images.bfloat16(), "7").float())
 
 
 def test_compiled_makes_one_graph_for_each_way_of_picking_rows(monkeypatch):

@@ -3,16 +3,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from supervit import InputError, SuperViT
 from supervit.calibrate import halves
 from supervit.cascade import Cascade as RunningCascade
 from supervit.cascade import Ladder
 from supervit.choose import Budget, choose
-from supervit.commands import Cascade, Export, Profile
+from supervit.cli import main
+from supervit.commands import Cascade, Export, Profile, Runtimes
 from supervit.controller import Controller
 from supervit.cost_table import CostTable, Setup
 from supervit.data import EpochLoader, SourceConfig, open_dataset
+from supervit.runtimes import Availability
 from tests.conftest import small_config, trained_like
 
 POINTS = ("4@0.5", "7@0.7", "7")
@@ -35,7 +38,7 @@ def accuracies_file(tmp_path, points=POINTS):
 def test_profile_writes_a_table_to_choose_from(saved, tmp_path, capsys):
     out = tmp_path / "profile"
     accuracies = accuracies_file(tmp_path)
-    Profile(saved, POINTS, (1, 4), repeats=2, warmup=1, device="cpu", accuracies=accuracies, out=out).run()
+    Profile(saved, POINTS, (1, 4), repeats=2, warmup=1, accuracies=accuracies, out=out).run()
     printed = capsys.readouterr().out
     assert "Pareto set at batch size 4: " in printed
     assert (out / "latency_batch_1.png").exists()
@@ -51,7 +54,7 @@ def test_profile_writes_a_table_to_choose_from(saved, tmp_path, capsys):
 
 
 def test_profile_without_accuracies_is_a_table_of_costs(saved, tmp_path, capsys):
-    Profile(saved, ("4@0.5",), repeats=1, warmup=0, device="cpu", out=tmp_path / "profile").run()
+    Profile(saved, ("4@0.5",), repeats=1, warmup=0, out=tmp_path / "profile").run()
     assert "Pareto" not in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "profile").iterdir()] == ["costs.json"]
 
@@ -67,7 +70,7 @@ def test_profile_refuses_accuracies_that_do_not_fit(saved, tmp_path):
 
 def test_cascade_writes_a_ladder_that_runs(saved, tmp_path, capsys):
     out = tmp_path / "cascade"
-    Cascade(saved, DIGITS, complexities=POINTS, max_rungs=2, timed_images=40, device="cpu", out=out).run()
+    Cascade(saved, DIGITS, complexities=POINTS, max_rungs=2, timed_images=40, out=out).run()
     printed = capsys.readouterr().out
     assert "chosen by 180 images; 180 held-out images say" in printed
     assert "paper_pair" in printed
@@ -76,8 +79,9 @@ def test_cascade_writes_a_ladder_that_runs(saved, tmp_path, capsys):
     assert report["cascade"]["calibration"]["top1"] >= report["dearest"]["calibration"]["top1"]
     assert report["cascade"]["throughput_ips"] > 0
     ladder = Ladder.load(out / "ladder.json")
-    assert json.loads(json.dumps(ladder.to_dict())) == {name: report["cascade"][name] for name in ladder.to_dict()}
     model = SuperViT.from_pretrained(saved)
+    written = {name: report["cascade"][name] for name in ladder.to_dict()} | {"model": model.fingerprint()}
+    assert json.loads(json.dumps(ladder.to_dict())) == written
     dataset = open_dataset(DIGITS, "val", model.config)
     batches = [batch[:2] for batch in EpochLoader(dataset, 64, 0).epoch()]
     labels = torch.cat([labels for _, labels in batches])
@@ -90,17 +94,17 @@ def test_cascade_writes_a_ladder_that_runs(saved, tmp_path, capsys):
 def test_cascade_on_a_menu_without_the_papers_pair(tmp_path, capsys):
     pytest.importorskip("sklearn")
     SuperViT(small_config(in_chans=1, num_classes=10, grid_sizes=(4,), keep_rates=(0.5, 1.0))).save(tmp_path)
-    Cascade(str(tmp_path), DIGITS, timed_images=0, device="cpu").run()
+    Cascade(str(tmp_path), DIGITS, timed_images=0).run()
     assert "paper_pair" not in capsys.readouterr().out
 
 
 def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved):
     with pytest.raises(InputError, match="no cascade reaches 101 %"):
-        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0, device="cpu").run()
+        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0).run()
     with pytest.raises(InputError, match="timed_images -1"):
         Cascade(saved, DIGITS, timed_images=-1).run()
     with pytest.raises(InputError, match="give one of the two"):
-        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=1.0, target_macs=1.0, device="cpu").run()
+        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=1.0, target_macs=1.0).run()
 
 
 def test_export_says_how_each_point_differs(saved, tmp_path, capsys):
@@ -124,4 +128,72 @@ def test_data_of_other_classes_are_refused(tmp_path):
     pytest.importorskip("sklearn")
     SuperViT(small_config(in_chans=1, num_classes=11)).save(tmp_path)
     with pytest.raises(InputError, match="the data have 10 classes, the model 11"):
-        Cascade(str(tmp_path), DIGITS, device="cpu").run()
+        Cascade(str(tmp_path), DIGITS).run()
+
+
+def test_every_command_runs_an_artefact_in_its_runtime(saved, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    Export(tmp_path / "onnx", points=POINTS, model=saved).run()
+    onnx, options = str(tmp_path / "onnx"), ["--data.name", "digits", "--data.workers", "0"]
+    main(["profile", onnx, "--repeats", "1", "--threads", "1", "--out", str(tmp_path / "costs")])
+    setup = CostTable.load(tmp_path / "costs/costs.json").setup
+    assert (setup.runtime, setup.precision, setup.threads) == ("onnx_runtime", "float32", 1)
+    assert setup.model == SuperViT.from_pretrained(saved).fingerprint()
+    main(["evaluate", onnx, *options, "--repeats", "0", "--out", str(tmp_path / "onnx_table")])
+    main(["evaluate", saved, *options, "--repeats", "0", "--complexities", *POINTS, "--out", str(tmp_path / "table")])
+    tables = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("onnx_table", "table")]
+    assert [table["runtime"] for table in tables] == ["onnx_runtime", "eager"]
+    for there, here in zip(*(table["results"] for table in tables), strict=True):
+        assert (there["complexity"], there["top1"]) == (here["complexity"], pytest.approx(here["top1"], abs=0.6))
+    main(["cascade", onnx, *options, "--timed-images", "20", "--out", str(tmp_path / "exit")])
+    Image.new("L", (30, 30)).save(tmp_path / "0.png")
+    capsys.readouterr()
+    main(["predict", onnx, str(tmp_path / "0.png"), "--ladder", str(tmp_path / "exit/ladder.json"), "--form", "json"])
+    assert json.loads(capsys.readouterr().out)["complexity"] in POINTS
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--precision", "int8"], "int8 is calibrated on images: supervit export"),
+        (["--runtime", "eger"], "unknown runtime 'eger'; did you mean eager"),
+        (["--threads", "0"], "threads 0 must be at least 1"),
+        (["--complexity", "4", "--ladder", "ladder.json"], "complexity 4 and ladder 'ladder.json': give one of the two"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(saved, options, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", saved, "0.png", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_an_artefact_runs_in_its_own_runtime_alone(saved, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    Export(tmp_path / "onnx", points=("7",), model=saved).run()
+    for options, message in [
+        (["--runtime", "eager"], "is for onnx_runtime, not eager; leave --runtime out"),
+        (["--device", "cuda"], "device 'cuda': artefacts run on the CPU here"),
+        (["--precision", "bfloat16"], "runs in float32, not in bfloat16; export it in bfloat16"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["predict", str(tmp_path / "onnx"), "0.png", *options])
+        assert message in capsys.readouterr().err
+
+
+def test_runtimes_are_compared_on_data(saved, tmp_path, capsys, monkeypatch):
+    here = [Availability("eager", "float32", None), Availability("eager", "bfloat16", "not today")]
+    monkeypatch.setattr("supervit.comparison.available_runtimes", lambda device: here)
+    monkeypatch.setattr("supervit.commands.runtimes.available_runtimes", lambda device: here)
+    options = {"images": 20, "calibration_images": 4, "repeats": 1, "threads": 1, "out": tmp_path / "out"}
+    Runtimes(saved, DIGITS, **options).run()
+    printed = capsys.readouterr().out
+    assert "not here: eager bfloat16, not today" in printed
+    assert "20 images; against eager float32" in printed
+    assert "points: eager float32" in printed
+    report = json.loads((tmp_path / "out/runtimes.json").read_text())
+    assert report["best"] == {"runtime": "eager", "precision": "float32"}
+    assert [row["complexity"] for row in report["rows"]] == ["4@0.5", "7"]
+    assert {row["agreement"] for row in report["rows"]} == {100.0}
+    for change in ({"images": 0}, {"calibration_images": -1}, {"max_loss": -0.1}):
+        with pytest.raises(InputError, match="must be at least 1"):
+            Runtimes(saved, DIGITS, **change).run()

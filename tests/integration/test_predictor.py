@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import struct
@@ -9,12 +10,14 @@ import torch
 from PIL import Image
 
 from supervit import Complexity, InputError, SuperViT
+from supervit.cascade import Ladder
 from supervit.choose import Budget
 from supervit.commands import Predict
 from supervit.data import SourceConfig, evaluation_transform, open_dataset, open_image, read_for_grid, read_image
 from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
 from supervit.predictor import Failure, Prediction, Predictor
+from supervit.runtimes import as_runtime
 from tests.conftest import small_config, trained_like
 from tests.unit.test_cost_table import cost, table
 
@@ -68,7 +71,7 @@ def test_every_kind_of_input_gives_the_answer_of_the_model(predictor, tmp_path):
     kinds = [tmp_path / "cat.png", str(tmp_path / "cat.png"), as_bytes(image), image, array]
     kinds += [torch.tensor(array).permute(2, 0, 1), pixels, pixels.double()]
     answers = predictor(kinds, "5@0.7")
-    probability, index = predictor.runner.model(pixels[None], "5@0.7").softmax(dim=1)[0].max(dim=0)
+    probability, index = predictor.runtime.model(pixels[None], "5@0.7").softmax(dim=1)[0].max(dim=0)
     for answer in answers:
         assert isinstance(answer, Prediction)
         assert answer.class_index == index
@@ -89,9 +92,9 @@ def test_files_are_seen_bit_for_bit_as_in_evaluation(form, options, predictor, t
         (tmp_path / split / "cat" / "0.img.jpg").write_bytes(as_bytes(photograph(61, 200), form, **options))
     (expected, _) = open_dataset(SourceConfig(root=tmp_path), "val", predictor.config)[0]
     seen = []
-    run = predictor.runner.model.forward
-    predictor.runner.model.forward = lambda images, point: seen.append(images) or run(images, point)
-    exact = Predictor(predictor.runner.model, reduced_decoding=False)
+    run = predictor.runtime.model.forward
+    predictor.runtime.model.forward = lambda images, point: seen.append(images) or run(images, point)
+    exact = Predictor(predictor.runtime.model, reduced_decoding=False)
     file = tmp_path / "val/cat/0.img.jpg"
     predictor(file)  # the largest grid, which is never decoded at a reduced scale
     exact(file, "4")
@@ -205,7 +208,7 @@ def test_a_stream_is_read_one_batch_at_a_time(predictor):
 def test_a_batch_of_tensors_of_several_sizes_is_resized_as_by_the_model(predictor):
     images = [torch.randn(3, side, side) for side in (28, 16, 40)]
     for image, answer in zip(images, predictor(images, "4"), strict=True):
-        assert answer.class_index == predictor.runner.model(image[None], "4").argmax()
+        assert answer.class_index == predictor.runtime.model(image[None], "4").argmax()
     assert len(predictor(torch.randn(5, 3, 28, 28))) == 5
 
 
@@ -214,22 +217,37 @@ def test_operating_points_share_one_copy_of_the_weights(predictor):
     cheap, dear = (predictor.within(Budget(latency_ms=limit), rows) for limit in (2, 20))
     assert (str(cheap.complexity), cheap.batch_size) == ("4@0.5", 1)
     assert (str(dear.complexity), dear.batch_size) == ("7", 2)
-    assert cheap.runner is dear.runner is predictor.runner
+    assert cheap.runtime is dear.runtime is predictor.runtime
     assert str(predictor.complexity) == "7"
     assert str(cheap(photograph(40, 40))[0].complexity) == "4@0.5"
 
 
-def test_anything_that_gives_logits_can_run():
-    class Runtime:
-        model_config = small_config()
+def test_any_runtime_can_run():
+    def run(images, complexity):
+        assert images.shape[1:] == (3, 4 * complexity.grid_size, 4 * complexity.grid_size)
+        return torch.eye(5)[: len(images)]
 
-        def logits(self, images, complexity):
-            assert images.shape[1:] == (3, 4 * complexity.grid_size, 4 * complexity.grid_size)
-            return torch.eye(5)[: len(images)]
-
-    answers = Predictor(Runtime())([photograph(30, 30)] * 3, "5@0.5")
+    runtime = dataclasses.replace(as_runtime(SuperViT(small_config())), run=run, model=None)
+    answers = Predictor(runtime)([photograph(30, 30)] * 3, "5@0.5")
     assert [answer.class_index for answer in answers] == [0, 1, 2]
     assert answers[0].class_name is None
+
+
+def test_a_cascade_answers_in_order_and_says_where_each_image_left(predictor):
+    images = [photograph(40 + i, 50, seed=i) for i in range(11)]
+    sure = [answer.probability for answer in predictor(images, "4@0.5")]
+    threshold = (sorted(sure)[5] + sorted(sure)[6]) / 2
+    ladder = Ladder((Complexity.of("4@0.5"), Complexity.of("7")), (threshold,))
+    answers = predictor([*images[:3], b"", *images[3:]], ladder)
+    assert isinstance(answers.pop(3), Failure)
+    cheap, dear = (predictor(images, point) for point in ("4@0.5", "7"))
+    for answer, first, last in zip(answers, cheap, dear, strict=True):
+        expected = first if first.probability >= threshold else last
+        assert (answer.class_index, answer.complexity) == (expected.class_index, expected.complexity)
+        climbed = first.executed_macs if expected is last else 0
+        assert answer.executed_macs == expected.executed_macs + climbed
+    assert {str(answer.complexity) for answer in answers} == {"4@0.5", "7"}
+    assert [a.class_index for a in Predictor(predictor.runtime, ladder)(images)] == [a.class_index for a in answers]
 
 
 def test_the_model_predicts_in_evaluation_mode_and_stays_in_its_own():
@@ -263,7 +281,7 @@ def test_what_is_no_image_is_refused(predictor, image, message):
 
 
 def test_impossible_predictors_and_points_are_refused(predictor):
-    model = predictor.runner.model
+    model = predictor.runtime.model
     for options, message in [({"batch_size": 0}, "batch_size 0"), ({"complexity": "14@"}, "does not parse")]:
         with pytest.raises(InputError, match=message):
             Predictor(model, **options)
@@ -276,17 +294,17 @@ def test_impossible_predictors_and_points_are_refused(predictor):
 
 
 def test_the_command_prints_an_answer_for_each_file(predictor, tmp_path, capsys):
-    predictor.runner.model.save(tmp_path / "model")
+    predictor.runtime.model.save(tmp_path / "model")
     (tmp_path / "good.jpg").write_bytes(as_bytes(photograph(80, 60), "JPEG"))
     (tmp_path / "bad.jpg").write_bytes(b"")
     files = (tmp_path / "bad.jpg", tmp_path / "good.jpg")
     (_, expected) = predictor(files, "4@0.5")
-    Predict(str(tmp_path / "model"), files, "4@0.5", form="json", device="cpu").run()
+    Predict(str(tmp_path / "model"), files, "4@0.5", form="json").run()
     bad, good = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert bad == {"source": str(files[0]), "reason": "not an image of a known format"}
     assert good["class_name"] == expected.class_name
     assert good["complexity"] == "4@0.5"
-    Predict(str(tmp_path / "model"), files, device="cpu").run()
+    Predict(str(tmp_path / "model"), files).run()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert "cannot be read: not an image" in lines[2]

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,10 +7,10 @@ from hypothesis import strategies as st
 
 from supervit import Complexity
 from supervit.calibrate import Answers, _pareto_of_ladder, simulate
-from supervit.cascade import Ladder
+from supervit.cascade import Ladder, climb_macs
 from tests.conftest import small_config
 
-CONFIG = small_config()
+CLIMB = partial(climb_macs, small_config())
 POINTS = tuple(Complexity.of(text) for text in ("4@0.5", "7@0.5", "7"))
 sure = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])  # few values, so that images tie
 
@@ -24,13 +26,13 @@ def answers(draw) -> Answers:
 @settings(deadline=None)
 @given(answers(), sure, sure)
 def test_no_thresholds_beat_those_that_the_sweep_finds(answers, first, second):
-    found = _pareto_of_ladder(answers, POINTS, CONFIG)
+    found = _pareto_of_ladder(answers, POINTS, CLIMB)
     for ladder, outcome in found:
-        simulated = simulate(answers, ladder, CONFIG)
+        simulated = simulate(answers, ladder, CLIMB)
         assert (outcome.top1, outcome.mean_macs) == pytest.approx((simulated.top1, simulated.mean_macs))
-    tried = simulate(answers, Ladder(POINTS, (first, second)), CONFIG)
+    tried = simulate(answers, Ladder(POINTS, (first, second)), CLIMB)
     reaching = [outcome for _, outcome in found if outcome.top1 >= tried.top1 - 1e-9]
     # One setting the sweep leaves out, since a shorter ladder does better: all images climb past a rung.
-    assert reaching or simulate(answers, Ladder(POINTS[1:], (second,)), CONFIG).top1 >= tried.top1
+    assert reaching or simulate(answers, Ladder(POINTS[1:], (second,)), CLIMB).top1 >= tried.top1
     if reaching and 0 < first <= answers.confidences[0].max() and 0 < second <= answers.confidences[1].max():
         assert min(outcome.mean_macs for outcome in reaching) <= tried.mean_macs * (1 + 1e-9)

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise, product
 
 import pytest
@@ -20,6 +21,7 @@ from supervit.macs import executed_macs
 from tests.conftest import small_config
 
 CONFIG = small_config()
+CLIMB = partial(climb_macs, CONFIG)
 POINTS = [Complexity.of(text) for text in ("4@0.5", "4", "7@0.5", "7")]
 
 
@@ -37,25 +39,25 @@ def some_answers(images=60, points=POINTS, seed=0) -> Answers:
 @pytest.mark.parametrize("rungs", [POINTS[:1], POINTS[:2], [POINTS[0], POINTS[2], POINTS[3]]])
 def test_the_sweep_finds_what_trying_all_thresholds_finds(rungs):
     answers = some_answers(12)
-    found = _pareto_of_ladder(answers, rungs, CONFIG)
+    found = _pareto_of_ladder(answers, rungs, CLIMB)
     for ladder, outcome in found:
-        simulated = simulate(answers, ladder, CONFIG)
+        simulated = simulate(answers, ladder, CLIMB)
         assert (outcome.top1, outcome.mean_macs) == pytest.approx((simulated.top1, simulated.mean_macs))
     _, confidences = answers.of_rungs(rungs)
     for thresholds in product(*(each.tolist() for each in confidences[:-1])):
-        tried = simulate(answers, Ladder(tuple(rungs), thresholds), CONFIG)
+        tried = simulate(answers, Ladder(tuple(rungs), thresholds), CLIMB)
         assert any(o.top1 >= tried.top1 - 1e-9 and o.mean_macs <= tried.mean_macs + 1e-6 for _, o in found), thresholds
 
 
 def test_the_curve_climbs_and_contains_the_best_single_points():
     answers = some_answers()
-    curve = calibrate(answers, CONFIG)
+    curve = calibrate(answers, CLIMB)
     for a, b in pairwise(curve):
         assert a.calibration.top1 < b.calibration.top1
         assert a.calibration.mean_macs < b.calibration.mean_macs
     seen = answers[halves(60, 0)[0]]
     for point in POINTS:
-        single = simulate(seen, Ladder((point,), ()), CONFIG)
+        single = simulate(seen, Ladder((point,), ()), CLIMB)
         assert single.mean_macs == executed_macs(CONFIG, point)
         reached = pick_cascade(curve, target_top1=single.top1)
         assert reached.calibration.mean_macs <= single.mean_macs
@@ -67,25 +69,25 @@ def test_what_is_held_out_has_no_part_in_the_choice():
     assert sorted([*chosen_by.tolist(), *held_out.tolist()]) == list(range(60))
     changed = Answers(answers.points, answers.hits.clone(), answers.confidences, answers.confidence)
     changed.hits[:, held_out] = False
-    before, after = calibrate(answers, CONFIG), calibrate(changed, CONFIG)
+    before, after = calibrate(answers, CLIMB), calibrate(changed, CLIMB)
     assert [each.ladder for each in before] == [each.ladder for each in after]
     assert {each.held_out.top1 for each in after} == {0.0}
     for each in before:
-        assert each.held_out == simulate(answers[held_out], each.ladder, CONFIG)
+        assert each.held_out == simulate(answers[held_out], each.ladder, CLIMB)
 
 
 def test_a_running_cascade_does_what_was_simulated(model):
     images, labels = torch.randn(40, 3, 28, 28), torch.randint(0, 5, (40,))
     answers = collect_answers(model, [(images[:25], labels[:25]), (images[25:], labels[25:])], POINTS)
-    for each in calibrate(answers, model.config, max_rungs=2):
+    for each in calibrate(answers, partial(climb_macs, model.config), max_rungs=2):
         exits = Cascade(model, each.ladder, batch_size=8).predict(images)
-        outcome = simulate(answers, each.ladder, model.config)
+        outcome = simulate(answers, each.ladder, partial(climb_macs, model.config))
         assert 100 * (exits.logits.argmax(1) == labels).float().mean() == pytest.approx(outcome.top1, abs=5.1)
         assert exits.executed_macs.double().mean() == pytest.approx(outcome.mean_macs, rel=0.05)  # of 40, two may tip over
 
 
 def test_targets_pick_from_the_curve():
-    curve = calibrate(some_answers(), CONFIG)
+    curve = calibrate(some_answers(), CLIMB)
     middle = curve[len(curve) // 2]
     assert pick_cascade(curve, target_top1=middle.calibration.top1) == middle
     assert pick_cascade(curve, target_macs=middle.calibration.mean_macs) == middle
@@ -100,7 +102,7 @@ def test_targets_pick_from_the_curve():
 
 def test_ladders_can_be_given():
     pair = paper_ladder(CONFIG.space)
-    curve = calibrate(some_answers(points=pair), CONFIG, ladders=[pair])
+    curve = calibrate(some_answers(points=pair), CLIMB, ladders=[pair])
     assert {each.ladder.rungs for each in curve} == {pair}
     assert climb_macs(CONFIG, pair)[0] == executed_macs(CONFIG, pair[0])
 
@@ -114,6 +116,6 @@ def test_what_cannot_be_calibrated_is_refused(model):
     with pytest.raises(InputError, match="no images to calibrate on"):
         collect_answers(model, [])
     with pytest.raises(InputError, match="1 images must be at least 2"):
-        calibrate(some_answers(1), CONFIG)
+        calibrate(some_answers(1), CLIMB)
     with pytest.raises(InputError, match="max_rungs 0"):
-        calibrate(some_answers(), CONFIG, max_rungs=0)
+        calibrate(some_answers(), CLIMB, max_rungs=0)

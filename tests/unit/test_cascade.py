@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -60,6 +62,8 @@ def test_a_rung_of_the_same_grid_does_not_pay_for_the_prefix_again():
     assert first == executed_macs(config, "7@0.5")
     assert second == resumed_macs(config, "7") < executed_macs(config, "7")
     assert third == executed_macs(config, "4")
+    apart = climb_macs(config, [Complexity.of(text) for text in ("7@0.5", "7")], shares_prefixes=False)
+    assert apart == [executed_macs(config, "7@0.5"), executed_macs(config, "7")]
 
 
 def test_batches_are_full_and_waiting_images_few(model, monkeypatch):
@@ -115,8 +119,16 @@ def test_a_training_model_is_left_training():
     assert model.training
 
 
+def test_a_ladder_for_another_model_is_refused():
+    model = SuperViT(small_config())
+    rungs = dataclasses.replace(ladder("4"), model=model.fingerprint())
+    assert len(Cascade(model, rungs).predict(torch.randn(1, 3, 28, 28)).rungs) == 1
+    with pytest.raises(InputError, match=f"the ladder is for model {model.fingerprint()}, not for this one"):
+        Cascade(SuperViT(small_config()), rungs)
+
+
 def test_ladders_are_read_as_they_were_written(tmp_path):
-    written = ladder("4@0.5", "7", thresholds=(1 / 3,), confidence="margin")
+    written = dataclasses.replace(ladder("4@0.5", "7", thresholds=(1 / 3,), confidence="margin"), model="0123456789abcdef")
     written.save(tmp_path / "new" / "ladder.json")
     assert Ladder.load(tmp_path / "new" / "ladder.json") == written
 
@@ -127,10 +139,10 @@ def test_ladders_are_read_as_they_were_written(tmp_path):
         ("{", "is not a ladder"),
         ("[]", "nothing else"),
         ('{"rungs": ["4"], "thresholds": []}', "nothing else"),
-        ('{"rungs": ["4", "x"], "thresholds": [0.5], "confidence": "margin"}', "complexity 'x' does not parse"),
-        ('{"rungs": ["4", "7"], "thresholds": ["0.5"], "confidence": "margin"}', "is not a ladder"),
-        ('{"rungs": 4, "thresholds": [0.5], "confidence": "margin"}', "is not a ladder"),
-        ('{"rungs": ["4"], "thresholds": [], "confidence": ["margin"]}', "is not a ladder"),
+        ('{"rungs": ["4", "x"], "thresholds": [0.5], "confidence": "margin", "model": null}', "complexity 'x' does not parse"),
+        ('{"rungs": ["4", "7"], "thresholds": ["0.5"], "confidence": "margin", "model": null}', "is not a ladder"),
+        ('{"rungs": 4, "thresholds": [0.5], "confidence": "margin", "model": null}', "is not a ladder"),
+        ('{"rungs": ["4"], "thresholds": [], "confidence": ["margin"], "model": null}', "is not a ladder"),
     ],
 )
 def test_files_that_are_no_ladder_are_refused(tmp_path, content, message):

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from supervit import Complexity, InputError, SuperViT
-from supervit.cost_table import CostTable, Setup, fingerprint
+from supervit.cost_table import CostTable, Setup
 from supervit.macs import executed_macs, macs
-from supervit.profiling import measure_costs, profile
+from supervit.profiling import profile
+from supervit.runtimes import as_runtime
 from tests.conftest import small_config
 from tests.cost_tables import cost, setup, table
 
@@ -27,11 +28,15 @@ def test_every_point_is_measured_at_every_batch_size():
     found.check(Setup.of(model))
 
 
-def test_any_callable_can_be_measured_and_takes_turns():
+def test_any_runtime_can_be_measured_and_its_points_take_turns():
     calls = []
-    config = small_config()
-    measure_costs(lambda images, point: calls.append((len(images), point)), config, POINTS, [2], repeats=2, warmup=1)
+    runtime = as_runtime(SuperViT(small_config()))
+    run = lambda images, point: calls.append((len(images), point)) or runtime.run(images, point)  # noqa: E731
+    found = profile(dataclasses.replace(runtime, name="other", precision="int8", threads=7, run=run), POINTS, [2], 2, 1)
     assert calls[:6] == [(2, point) for _ in range(3) for point in POINTS]
+    assert (found.setup.runtime, found.setup.precision, found.setup.threads) == ("other", "int8", 7)
+    with pytest.raises(InputError, match="holds for runtime 'other', here it is 'eager'"):
+        found.check(Setup.of(runtime))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +115,13 @@ def test_a_table_of_another_setup_is_refused_with_the_reason(name, value):
 
 def test_a_fingerprint_names_config_and_weights():
     model, other = SuperViT(small_config()), SuperViT(small_config())
-    assert fingerprint(model) == fingerprint(model)
-    assert fingerprint(model) != fingerprint(other)
+    assert model.fingerprint() == model.fingerprint()
+    assert model.fingerprint() != other.fingerprint()
     other.load_state_dict(model.state_dict())
-    assert fingerprint(model) == fingerprint(other)
+    assert model.fingerprint() == other.fingerprint()
     other.config = other.config.replace(keep_rates=(0.6, 1.0))
-    assert fingerprint(model) != fingerprint(other)
-    assert fingerprint(model.to(torch.bfloat16)) != fingerprint(other)
+    assert model.fingerprint() != other.fingerprint()
+    assert model.to(torch.bfloat16).fingerprint() != other.fingerprint()
 
 
 def test_the_pareto_set_is_of_one_batch_size_and_needs_accuracies():

@@ -5,11 +5,13 @@ the number of workers, so a run that goes on within an epoch starts at the right
 Of a stream each worker has a part of its own, so there the number of workers counts too.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from supervit.data._images import DamagedImage
@@ -205,3 +207,36 @@ def _load(dataset: ImageDataset, batch: _Batch) -> _Loaded:
     if is_training:
         samples += [dataset.load(good[i % len(good)], seed) for i, seed in enumerate(lost)]
     return default_collate(samples), damage
+
+
+def draw_images(dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Some images (N, C, S, S) of a data set in memory, and their class indices (N).
+
+    Args:
+        dataset: From `open_dataset`; of a stream the first images are taken, else random ones, damaged ones never.
+        count: How many; all where there are not so many.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: there are none.
+    """
+    pairs: Iterator[Any]
+    if is_stream(dataset.source):
+        pairs = (
+            pair for batch in EpochLoader(dataset, 64, 0, max_damaged=1.0).epoch() for pair in zip(*batch[:2], strict=True)
+        )
+    else:
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+        pairs = _readable(dataset, order)
+    drawn = list(islice(pairs, count))
+    if not drawn:
+        raise InputError(
+            f"{count} of {len(dataset)} images were to be drawn, none can be; give a data set with readable images"
+        )
+    return torch.stack([image for image, *_ in drawn]), torch.tensor([int(label) for _, label, *_ in drawn])
+
+
+def _readable(dataset: ImageDataset, order: Sequence[int]) -> Iterator[Any]:
+    for index in order:
+        with contextlib.suppress(DamagedImage):
+            yield dataset[index]

@@ -3,8 +3,10 @@
 A target file has:
 
 - `PRECISIONS`: the precisions it can write;
+- `CASTS`: others that what was written in float32 can be read in;
+- `RUNTIME`: the name of what runs the file;
 - `write(graph, directory, calibration)`: writes a `Graph`; `calibration` is what to quantise by, empty unless int8;
-- `read(directory)`: a function from the graph's inputs to logits (B, K), by which the file is verified.
+- `read(directory, precision, threads)`: a function from the graph's inputs to logits (B, K), by which the file is verified.
 
 An artefact is a directory: what the target wrote, and `export.json`, which says how to run it.
 """
@@ -13,7 +15,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ import torch
 from torch import Tensor
 
 from supervit._version import __version__
+from supervit.backbones import config_from_dict
 from supervit.complexity import Complexity
 from supervit.errors import InputError, SuperViTError
-from supervit.export._graph import AnyComplexity, Graph, Precision, calibration_feeds, trace
+from supervit.export._graph import AnyComplexity, Graph, Interface, Precision, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
@@ -76,13 +79,15 @@ class ExportReport:
     target: str
     form: str
     """`elastic`: any of the points, or another keep rate at their grids; `static`: the one point."""
-    precision: str
+    precision: Precision
     inputs: tuple[str, ...]
     """`images` (B, C, S, S), float32, normalised, at the size of their point; elastic: and `keep`, int64."""
     points: tuple[PointReport, ...]
     config: dict[str, Any]
     """The model's config: normalisation, classes, architecture."""
     versions: dict[str, str]
+    fingerprint: str
+    """That of the model (`SuperViT.fingerprint`)."""
 
 
 def target_names() -> list[str]:
@@ -125,7 +130,8 @@ def export_model(
     try:
         temporary.mkdir(parents=True)
         plugin.write(graph, temporary, [] if calibration is None else calibration_feeds(graph, calibration))
-        report = _report(graph, target, precision, differences(graph, model, plugin.read(temporary)))
+        found = differences(graph, model, plugin.read(temporary, precision))
+        report = _report(graph, target, precision, found, model.fingerprint())
         _check(report)
         (temporary / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
         temporary.rename(out)
@@ -136,7 +142,7 @@ def export_model(
     return report
 
 
-def _report(graph: Graph, target: str, precision: str, found: dict[Complexity, float]) -> ExportReport:
+def _report(graph: Graph, target: str, precision: Precision, found: dict[Complexity, float], fingerprint: str) -> ExportReport:
     points = tuple(
         PointReport(str(point), graph.side(point), tuple(graph.keep(point).tolist()), difference)
         for point, difference in found.items()
@@ -149,6 +155,7 @@ def _report(graph: Graph, target: str, precision: str, found: dict[Complexity, f
         points=points,
         config=graph.config.to_dict(),
         versions={"supervit": __version__, "torch": torch.__version__},
+        fingerprint=fingerprint,
     )
 
 
@@ -161,3 +168,55 @@ def _check(report: ExportReport) -> None:
                 f"{report.target} at {point.complexity} differs from PyTorch by {point.difference:.3g} (allowed: "
                 f"{limit:.0e}); nothing was written. A reducer that draws at random cannot be exported; else report this"
             )
+
+
+def read_report(directory: Path) -> ExportReport:
+    """The report of an artefact.
+
+    Raises:
+        InputError: the directory holds none, or a damaged one.
+    """
+    try:
+        values = json.loads((directory / REPORT_FILE).read_text())
+        points = tuple(PointReport(**point) for point in values.pop("points"))
+        report = ExportReport(points=points, **values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = f"{str(directory / REPORT_FILE)!r} is not the report of an export ({error})"
+        raise InputError(f"{reason}; write one: supervit export") from error
+    load_plugin(sys.modules[__name__], report.target)
+    return report
+
+
+def read_graph(
+    directory: Path, report: ExportReport, precision: Precision | None = None, threads: int | None = None
+) -> tuple[Interface, Callable[..., Tensor]]:
+    """What the inputs of an artefact's graph are, and the graph as a function from them to logits (B, K).
+
+    Args:
+        directory: Of the artefact.
+        report: Of the artefact (`read_report`).
+        precision: Arithmetic; default: that of the file.
+        threads: CPU threads; default: the runtime's choice.
+
+    Raises:
+        InputError: a precision that the file does not have, or files that are missing or damaged.
+    """
+    plugin = load_plugin(sys.modules[__name__], report.target)
+    has = (report.precision, *(plugin.CASTS if report.precision == "float32" else ()))
+    precision = precision or report.precision
+    if precision not in has:
+        raise InputError(f"{str(directory)!r} runs in {' or '.join(has)}, not in {precision}; export it in {precision}")
+    interface = Interface(config_from_dict(report.config), tuple(Complexity.of(point.complexity) for point in report.points))
+    try:
+        return interface, plugin.read(directory, precision, threads)
+    except SuperViTError:
+        raise
+    except Exception as error:  # each runtime has errors of its own for a file that it cannot read
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{str(directory)!r} cannot be read as {report.target} ({reason}); export it again") from error
+
+
+def runner_of(report: ExportReport) -> str:
+    """The name of what runs an artefact."""
+    name: str = load_plugin(sys.modules[__name__], report.target).RUNTIME
+    return name

@@ -98,10 +98,9 @@ def keep_counts(config: SuperViTConfig, point: Complexity) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A traced model, and what its inputs are."""
+class Interface:
+    """What the inputs of a graph are."""
 
-    program: ExportedProgram
     config: SuperViTConfig
     points: tuple[Complexity, ...]
     """The operating points asked for: one where the graph is static."""
@@ -130,6 +129,13 @@ class Graph:
         return (images, self.keep(point)) if self.is_elastic else (images,)
 
 
+@dataclass(frozen=True)
+class Graph(Interface):
+    """A traced model."""
+
+    program: ExportedProgram
+
+
 def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     """The graph that serves these operating points (default: the menu), for any batch size; the model is left as it is."""
     asked = tuple(dict.fromkeys(map(Complexity.of, points))) or tuple(model.config.space)
@@ -142,13 +148,13 @@ def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     with torch.no_grad():
         if len(asked) == 1:
             program = torch.export.export(StaticGraph(model, asked[0]), (images,), dynamic_shapes=(image_dims,))
-            return Graph(program, config, asked)
+            return Graph(config, asked, program)
         if len(grids) > 1:
             pixels = config.patch_size * Dim("grid", min=grids[0], max=grids[-1])
             image_dims |= {2: pixels, 3: pixels}
         inputs = (images, keep_counts(config, asked[0]))
         program = torch.export.export(ElasticGraph(model, grids), inputs, dynamic_shapes=(image_dims, {}))
-    return Graph(program, config, asked)
+    return Graph(config, asked, program)
 
 
 def calibration_feeds(graph: Graph, images: Tensor) -> list[Feed]:

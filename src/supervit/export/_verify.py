@@ -7,7 +7,7 @@ from torch import Tensor
 
 from supervit.complexity import Complexity
 from supervit.export._graph import Graph
-from supervit.model import SuperViT
+from supervit.model import SuperViT, evaluation_mode
 
 _BATCH_SIZES = (1, 3)
 _DRAWS = 3
@@ -27,10 +27,9 @@ def differences(graph: Graph, model: SuperViT, run: Callable[..., Tensor]) -> di
         model: The model it was made of; runs in evaluation mode, in float32, on its own device.
         run: The written graph: a function from the graph's inputs to logits.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.parameters()).device
     found: dict[Complexity, float] = {}
-    try:
+    with evaluation_mode(model):
         for point in graph.points:
             for draw in range(_DRAWS):
                 generator = torch.Generator().manual_seed(draw)
@@ -41,8 +40,6 @@ def differences(graph: Graph, model: SuperViT, run: Callable[..., Tensor]) -> di
                 found[point] = min(difference, found.get(point, difference))
                 if difference < _CLOSE:
                     break
-    finally:
-        model.train(was_training)
     return found
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supervit.export._graph import Feed, Graph
+from supervit.export._graph import Feed, Graph, Precision
 from supervit.export._quantize import quantize
 from supervit.plugins import import_extra
 
 PRECISIONS = ("float32", "int8")
+CASTS = ()
+RUNTIME = "onnx_runtime"
 
 _FILE = "model.onnx"
 
@@ -35,9 +37,10 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
     import_extra("onnx", "onnx").save(convert(graph, calibration), directory / _FILE)
 
 
-def read(directory: Path) -> Callable[..., Tensor]:
-    """The written graph in ONNX Runtime."""
-    return open_session((directory / _FILE).read_bytes())
+def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
+    """The written graph in ONNX Runtime; its precision is the file's."""
+    assert precision in PRECISIONS
+    return open_session((directory / _FILE).read_bytes(), threads)
 
 
 def open_session(model: bytes, threads: int | None = None) -> Callable[..., Tensor]:

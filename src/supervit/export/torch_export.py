@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from supervit.export._graph import Feed, Graph
+from supervit.export._graph import Feed, Graph, Precision
 
 PRECISIONS = ("float32",)
+CASTS = ()
+RUNTIME = "torch_export"
 
 _FILE = "model.pt2"
 
@@ -22,6 +24,9 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
     torch.export.save(graph.program, directory / _FILE)
 
 
-def read(directory: Path) -> Callable[..., Tensor]:
-    """The written graph, run by PyTorch."""
+def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
+    """The written graph, run by PyTorch; `threads` are those of the process."""
+    assert precision in PRECISIONS
+    if threads:
+        torch.set_num_threads(threads)
     return torch.export.load(directory / _FILE).module()

@@ -6,21 +6,29 @@ A runtime file has:
 - `obstacle(device, precision)`: why it cannot run here, one clause, or None where it can;
 - `open_runtime(model, config)`: a `Runtime`, all of whose operating points share one copy of the weights.
 
-Which runtime is the fastest on a device is for measurements to say.
+Which runtime is the fastest on a device is for measurements to say (`supervit runtimes`).
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from supervit.errors import InputError
-from supervit.export import Precision
+from supervit.export import REPORT_FILE, Precision, read_graph, read_report, runner_of
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.runtimes._runtime import Runtime, RuntimeConfig
+from supervit.runtimes._graph import graph_runtime
+from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads
+from supervit.runtimes._torch import torch_runtime
 
-__all__ = ["Availability", "Precision", "Runtime", "RuntimeConfig", "available_runtimes", "open_runtime", "runtime_names"]
+__all__ = [
+    "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "is_artefact",
+    "open_artefact", "open_runtime", "runtime_names",
+]  # fmt: skip
+
+AnyModel = SuperViT | Runtime
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,9 @@ def open_runtime(name: str, model: SuperViT, config: RuntimeConfig | None = None
     """
     config = config or RuntimeConfig()
     plugin = load_plugin(sys.modules[__name__], name)
+    if config.device == "auto":
+        has_gpu = torch.cuda.is_available() and plugin.obstacle(torch.device("cuda"), config.precision) is None
+        config = replace(config, device="cuda" if has_gpu else "cpu")
     obstacle = f"it computes in {' or '.join(plugin.PRECISIONS)}"
     if config.precision in plugin.PRECISIONS:
         obstacle = plugin.obstacle(torch.device(config.device), config.precision)
@@ -71,3 +82,30 @@ def open_runtime(name: str, model: SuperViT, config: RuntimeConfig | None = None
         raise InputError("int8, and no other precision, is calibrated: give some hundred normalised images with it")
     runtime: Runtime = plugin.open_runtime(model, config)
     return runtime
+
+
+def as_runtime(model: AnyModel) -> Runtime:
+    """PyTorch's runtime `eager` of the model itself, where and as it is; a runtime stays what it is."""
+    return model if isinstance(model, Runtime) else torch_runtime("eager", model, model)
+
+
+def is_artefact(path: Path) -> bool:
+    """Whether a directory was written by `supervit export`."""
+    return (path / REPORT_FILE).is_file()
+
+
+def open_artefact(directory: Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:
+    """What `supervit export` wrote, in what runs it on the CPU, ready for its operating points.
+
+    Args:
+        directory: Of the artefact.
+        precision: Arithmetic; default: the artefact's. A float32 one for OpenVINO can also run in bfloat16.
+        threads: CPU threads; default: those of PyTorch.
+
+    Raises:
+        InputError: no artefact, a damaged one, a package or instructions of the CPU missing, or another precision.
+    """
+    check_threads(threads)
+    report, threads = read_report(directory), threads or torch.get_num_threads()
+    interface, run = read_graph(directory, report, precision, threads)
+    return graph_runtime(runner_of(report), interface, precision or report.precision, threads, lambda: report.fingerprint, run)

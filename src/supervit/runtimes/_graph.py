@@ -3,12 +3,13 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.export import Graph
-from supervit.export._graph import Feed, calibration_feeds
+from supervit.export._graph import Feed, Interface, calibration_feeds
 from supervit.runtimes._runtime import Runtime, RuntimeConfig
 
 
@@ -23,15 +24,27 @@ def feeds(graph: Graph, config: RuntimeConfig) -> list[Feed]:
     return [] if config.calibration is None else calibration_feeds(graph, config.calibration)
 
 
-def graph_runtime(name: str, graph: Graph, config: RuntimeConfig, run_graph: Callable[..., Tensor]) -> Runtime:
-    """The runtime of an elastic graph, which has the position tables of its menu alone."""
-    grids = {point.grid_size for point in graph.points}
+def graph_runtime(
+    name: str,
+    interface: Interface,
+    precision: str,
+    threads: int,
+    fingerprint: Callable[[], str],
+    run_graph: Callable[..., Tensor],
+) -> Runtime:
+    """The runtime of a graph: an elastic one has the position tables of its grids alone, a static one its one point."""
+    grids = sorted({point.grid_size for point in interface.points})
 
     def run(images: Tensor, point: Complexity) -> Tensor:
         if point.grid_size not in grids:
             raise InputError(
-                f"{name} has no grid size {point.grid_size}; use one of {', '.join(map(str, sorted(grids)))}, or eager for any"
+                f"{name} has no grid size {point.grid_size}; use one of {', '.join(map(str, grids))}, or eager for any"
             )
-        return run_graph(*graph.inputs(images, point))
+        if not interface.is_elastic and point != interface.points[0]:
+            raise InputError(
+                f"{name} runs {interface.points[0]} alone, not {point}; export several points, or use eager for any"
+            )
+        return run_graph(*interface.inputs(images, point))
 
-    return Runtime(name, config.precision, graph.config, run)
+    cpu = torch.device("cpu")
+    return Runtime(name, precision, threads, cpu, interface.config, interface.points, fingerprint, run)

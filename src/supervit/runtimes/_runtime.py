@@ -1,6 +1,7 @@
-"""What every runtime is."""
+"""What every runtime gives: logits of images at an operating point."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,55 +12,99 @@ from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.export import Precision
 from supervit.layers import check_images, resize_images
+from supervit.model import SuperViT, evaluation_mode
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class RuntimeConfig:
-    """How to run a model."""
+    """How a runtime shall run."""
 
     device: str = "cpu"
-    """Torch device, such as cpu or cuda."""
+    """Torch device, such as `cpu` or `cuda`; `auto` takes the GPU if there is one and the runtime can use it."""
     precision: Precision = "float32"
     """Arithmetic."""
     threads: int | None = None
-    """CPU threads; default: the runtime's choice. PyTorch's runtimes set those of the process."""
+    """CPU threads; default: those of PyTorch. PyTorch's runtimes set those of the process."""
     calibration: Tensor | None = None
     """Normalised images (N, C, S, S) that int8 is calibrated on, some hundred of those to be classified."""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads {self.threads} must be at least 1; leave it out for the runtime's choice")
+        check_threads(self.threads)
+
+    @property
+    def cpu_threads(self) -> int:
+        """CPU threads to run with."""
+        return self.threads or torch.get_num_threads()
 
 
-@dataclass(frozen=True)
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that cannot be."""
+    if threads is not None and threads < 1:
+        raise InputError(f"threads {threads} must be at least 1; leave it out for those of PyTorch")
+
+
+@dataclass(frozen=True, eq=False)
 class Runtime:
     """A model that runs at any operating point; changing between points loads and compiles nothing."""
 
     name: str
-    precision: Precision
+    precision: str
+    """Number format, such as float32."""
+    threads: int
+    """CPU threads."""
+    device: torch.device
+    """Where it computes."""
     model_config: SuperViTConfig
+    points: tuple[Complexity, ...]
+    """Operating points that it was made for: the model's menu, or those of an exported artefact."""
+    fingerprint: Callable[[], str]
+    """That of the model (`SuperViT.fingerprint`)."""
     run: Callable[[Tensor, Complexity], Tensor]
-    """Logits of float32 images on the CPU that have their grid's size."""
+    """Logits of placed images that have their grid's size."""
+    model: SuperViT | None = None
+    """PyTorch's runtimes: the model that runs, whose operating points can share prefixes."""
 
+    @torch.inference_mode()
     def logits(self, images: Tensor, complexity: Complexity | str) -> Tensor:
-        """Logits (B, K), float32 on the CPU.
+        """Logits (B, K), float32, on the runtime's device.
 
         Args:
-            images: Normalised images (B, C, S, S), float32; resized as the model does unless they have their grid's size.
+            images: Normalised images (B, C, S, S); resized as the model does unless they have their grid's size.
             complexity: Operating point or its text, such as `"14@0.7"`.
 
         Raises:
-            InputError: images of another shape, or an operating point that does not parse or that the runtime has not.
+            InputError: images of another shape, or an operating point that does not parse or that the runtime does not have.
         """
-        config, point = self.model_config, Complexity.of(complexity)
+        point, config = Complexity.of(complexity), self.model_config
         check_images(images, config.in_chans)
         side = config.patch_size * point.grid_size
-        with torch.inference_mode():
-            images = resize_images(images.float().cpu(), side, config.resize).contiguous()
-            return self.run(images, point).float().cpu()
+        with self.evaluating():
+            return self.run(resize_images(self.place(images), side, config.resize).contiguous(), point).float()
+
+    @torch.inference_mode()
+    def forward_paths(self, images: Tensor, complexities: Sequence[Complexity | str]) -> list[Tensor]:
+        """Logits at several operating points, as of `logits`; PyTorch's runtimes compute what these share once."""
+        if self.model is None:
+            return [self.logits(images, point) for point in complexities]
+        with self.evaluating():
+            return [logits.float() for logits in self.model.forward_paths(self.place(images), complexities)]
 
     def prepare(self, points: Sequence[Complexity | str], batch_size: int) -> None:
         """Run each operating point once, so that whatever is done at a first use of a shape is done."""
         for point in map(Complexity.of, points):
             side = self.model_config.patch_size * point.grid_size
             self.logits(torch.zeros(batch_size, self.model_config.in_chans, side, side), point)
+
+    def place(self, images: Tensor) -> Tensor:
+        """The images where and in the number format in which they are computed with."""
+        dtype = torch.float32 if self.model is None else next(self.model.parameters()).dtype
+        return images.to(self.device, dtype)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model, where PyTorch runs it, in evaluation mode, and as it was afterwards."""
+        if self.model is None or not self.model.training:
+            yield
+            return
+        with evaluation_mode(self.model):
+            yield

@@ -6,7 +6,7 @@ import torch
 
 from supervit.export import Precision
 from supervit.model import SuperViT
-from supervit.runtimes._runtime import RuntimeConfig
+from supervit.runtimes._runtime import Runtime, RuntimeConfig
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,3 +39,19 @@ def place_model(model: SuperViT, config: RuntimeConfig) -> SuperViT:
     shared = {id(tensor): tensor for tensor in tensors} if fits else {}
     placed = copy.deepcopy(model, shared)
     return (placed if fits else placed.to(device, dtype)).eval()
+
+
+def torch_runtime(name: str, placed: SuperViT, model: SuperViT) -> Runtime:
+    """The runtime that calls `placed`, which was made of `model` or is it itself."""
+    parameter = next(placed.parameters())
+    return Runtime(
+        name=name,
+        precision=str(parameter.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        device=parameter.device,
+        model_config=model.config,
+        points=tuple(model.config.space),
+        fingerprint=model.fingerprint,
+        run=placed,
+        model=placed,
+    )

@@ -9,14 +9,13 @@ import shutil
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from supervit.complexity import Complexity
 from supervit.export import Precision
 from supervit.layers import Block
 from supervit.model import SuperViT
 from supervit.runtimes._runtime import Runtime, RuntimeConfig
-from supervit.runtimes._torch import DTYPES, place_model, torch_obstacle
+from supervit.runtimes._torch import place_model, torch_obstacle, torch_runtime
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -30,13 +29,9 @@ def obstacle(device: torch.device, precision: Precision) -> str | None:
 
 def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model with compiled blocks; compiles at the first use."""
-    placed, dtype = place_model(model, config), DTYPES[config.precision]
+    placed = place_model(model, config)
     step = torch.compile(Block.forward, dynamic=True)
     for block in placed.blocks:
         block.drop_path = nn.Identity()  # its rate differs from block to block, which would make a graph for each
         block.forward = functools.partial(step, cast(Block, block))
-
-    def run(images: Tensor, point: Complexity) -> Tensor:
-        return placed(images.to(config.device, dtype), point)
-
-    return Runtime("compiled", config.precision, model.config, run)
+    return torch_runtime("compiled", placed, model)

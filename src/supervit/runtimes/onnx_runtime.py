@@ -22,5 +22,5 @@ def obstacle(device: torch.device, precision: Precision) -> str | None:
 def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model in ONNX Runtime; exporting it takes up to a minute."""
     graph = trace(model)
-    session = open_session(convert(graph, feeds(graph, config)).SerializeToString(), config.threads)
-    return graph_runtime("onnx_runtime", graph, config, session)
+    session = open_session(convert(graph, feeds(graph, config)).SerializeToString(), config.cpu_threads)
+    return graph_runtime("onnx_runtime", graph, config.precision, config.cpu_threads, model.fingerprint, session)

@@ -1,0 +1,12 @@
+"""Subcommands of `supervit`, a file each; those that need no file of their own are in `cli.py`."""
+
+from supervit.commands._opening import Points, RunOptions, check_classes, parse_points
+from supervit.commands.cascade import Cascade
+from supervit.commands.export import Export
+from supervit.commands.predict import Predict
+from supervit.commands.profile import Profile
+from supervit.commands.runtimes import Runtimes
+
+__all__ = [
+    "Cascade", "Export", "Points", "Predict", "Profile", "RunOptions", "Runtimes", "check_classes", "parse_points",
+]  # fmt: skip

@@ -1,0 +1,82 @@
+"""What the commands share: the model in a runtime, its operating points, its classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from supervit.checkpoints import load
+from supervit.complexity import Complexity
+from supervit.config import SuperViTConfig
+from supervit.errors import InputError
+from supervit.evaluate import pick_device
+from supervit.runtimes import Precision, Runtime, RuntimeConfig, is_artefact, open_artefact, open_runtime
+
+Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
+
+
+@dataclass(frozen=True)
+class _RunOptions:
+    runtime: str | None = None
+    """What runs the model: eager, compiled, onnx_runtime or openvino (default: eager, or what the artefact is for)."""
+    precision: Precision | None = None
+    """Arithmetic (default: float32, or that of the artefact)."""
+    threads: int | None = None
+    """CPU threads (default: as many as PyTorch takes)."""
+    device: str = "auto"
+    """Torch device; auto takes the GPU if there is one and the runtime can use it."""
+
+    def open(self, path: str, **overrides: Any) -> Runtime:
+        """The model or the exported artefact at a path, in the runtime asked for.
+
+        Args:
+            path: Whatever `supervit.load` takes, or the directory of an artefact.
+            overrides: Fields of the model's config that differ from the stored ones.
+
+        Raises:
+            InputError: as `supervit.load`, `open_runtime` and `open_artefact`, or options that do not fit each other.
+        """
+        if is_artefact(Path(path)):
+            return self._open_artefact(Path(path), overrides)
+        if self.precision == "int8":
+            raise InputError(
+                f"int8 is calibrated on images: supervit export {path} --target openvino --precision int8 --data.root DATA "
+                "--out ARTEFACT, then give ARTEFACT instead of the model"
+            )
+        device = self.device if self.device == "auto" else str(pick_device(self.device))
+        config = RuntimeConfig(device, self.precision or "float32", self.threads)
+        return open_runtime(self.runtime or "eager", load(path, **overrides), config)
+
+    def _open_artefact(self, path: Path, overrides: dict[str, Any]) -> Runtime:
+        if overrides:
+            raise InputError(f"{str(path)!r} is an exported artefact and cannot change {', '.join(overrides)}; export it anew")
+        if self.device not in ("auto", "cpu"):
+            raise InputError(f"device {self.device!r}: artefacts run on the CPU here; leave --device out")
+        opened = open_artefact(path, self.precision, self.threads)
+        if self.runtime not in (None, opened.name):
+            raise InputError(f"{str(path)!r} is for {opened.name}, not {self.runtime}; leave --runtime out, or give the model")
+        return opened
+
+
+RunOptions = Annotated[_RunOptions, tyro.conf.arg(name="")]
+
+
+def parse_points(texts: Sequence[str], menu: Sequence[Complexity]) -> list[Complexity]:
+    """The operating points of these texts; the menu where there are none."""
+    return [Complexity.of(text) for text in texts] or list(menu)
+
+
+def check_classes(classes: Sequence[str], config: SuperViTConfig) -> None:
+    """Refuse data whose class indices are not the model's."""
+    if config.class_names and tuple(classes) != config.class_names:
+        raise InputError(
+            f"the data's classes ({', '.join(classes[:5])}, ...) are not the model's "
+            f"({', '.join(config.class_names[:5])}, ...); use the data it was trained for, or give --data.class-list"
+        )
+    if len(classes) != config.num_classes:
+        raise InputError(
+            f"the data have {len(classes)} classes, the model {config.num_classes}; give --data.class-list, "
+            "a file with one class folder name per line in the model's order"
+        )

@@ -1,0 +1,151 @@
+"""`supervit cascade`."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from supervit.calibrate import Answers, Calibrated, calibrate, collect_answers, halves, paper_ladder, pick_cascade
+from supervit.cascade import Confidence, Ladder, climb_macs
+from supervit.commands._opening import Points, RunOptions, check_classes, parse_points
+from supervit.cost_table import Setup
+from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
+from supervit.errors import InputError
+from supervit.figures import draw_cascade
+from supervit.profiling import measure_ladders
+from supervit.report import aligned_table, check_plotting, mac_unit
+from supervit.runtimes import Runtime
+from supervit.storage import write_text
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Find the best early exit: a ladder of operating points and its thresholds, by one pass over labelled data."""
+
+    model: tyro.conf.Positional[str]
+    """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
+    data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=64))
+    """The data: half of it chooses the cascade, the other half says what it is worth."""
+    split: Split = "val"
+    """Part of the data; not the one that the model was trained with."""
+    complexities: Points = ()
+    """Operating points that may be rungs, such as 8@0.5 14 (default: the model's menu)."""
+    confidence: Confidence = "probability"
+    """When the model is sure: by its highest probability, its margin over the second, or the entropy of all."""
+    max_rungs: int = 3
+    """Most operating points in a ladder."""
+    target_top1: float | None = None
+    """Take the cheapest cascade of at least this accuracy in percent (default: that of the dearest operating point)."""
+    target_macs: float | None = None
+    """Take the most accurate cascade of at most so many executed MACs per image in the mean."""
+    timed_images: int = 512
+    """Held-out images whose time is measured, in memory; 0 for none."""
+    seed: int = 0
+    """Seed of the halves."""
+    out: Path | None = None
+    """Directory for ladder.json, cascade.json and the plot."""
+    run_by: RunOptions = field(default_factory=RunOptions)
+
+    def run(self) -> None:
+        """Print the cascade beside the dearest operating point and the paper's pair, write ladder and curve."""
+        if self.timed_images < 0:
+            raise InputError(f"timed_images {self.timed_images} must be at least 0")
+        if self.target_top1 is not None and self.target_macs is not None:
+            raise InputError(f"target_top1 {self.target_top1} and target_macs {self.target_macs}: give one of the two")
+        if self.out is not None:
+            check_plotting()
+        runtime = self.run_by.open(self.model)
+        points = parse_points(self.complexities, runtime.points)
+        dataset = open_dataset(self.data, self.split, runtime.model_config)
+        check_classes(dataset.classes, runtime.model_config)
+        loader = EpochLoader(dataset, self.data.batch_size, self.data.workers, max_damaged=self.data.max_damaged)
+        answers = collect_answers(runtime, (batch[:2] for batch in loader.epoch()), points, self.confidence)
+        for name, reason in loader.damaged.items():
+            print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)
+        found = self._search(answers, runtime)
+        chosen = self._choose(found)
+        images = self._held_out_images(loader, len(answers))
+        ladders = [each.ladder for each in chosen.values()]
+        throughputs_ips = measure_ladders(runtime, ladders, images, self.data.batch_size) if len(images) else {}
+        print(f"chosen by {len(answers) // 2} images; {len(answers) - len(answers) // 2} held-out images say:\n")
+        print(_cascade_table(chosen, throughputs_ips), end="")
+        if self.out is not None:
+            report: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
+            report |= {"batch_size": self.data.batch_size, "timed_images": len(images), "setup": asdict(Setup.of(runtime))}
+            report |= {name: _record(each, throughputs_ips) for name, each in chosen.items()}
+            report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
+            replace(chosen["cascade"].ladder, model=runtime.fingerprint()).save(self.out / "ladder.json")
+            write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
+            files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
+            draw_cascade(found.curve, found.singles, found.paper_curve, files)
+            print(f"\nwrote {self.out}")
+
+    def _search(self, answers: Answers, runtime: Runtime) -> "_Found":
+        config = runtime.model_config
+        climb = partial(climb_macs, config, shares_prefixes=runtime.model is not None)
+        search = partial(calibrate, answers, climb, seed=self.seed)
+        pair = paper_ladder(config.space)
+        return _Found(
+            curve=search(max_rungs=self.max_rungs),
+            singles=[search(ladders=[[point]])[0] for point in answers.points],
+            paper_curve=search(ladders=[pair]) if len({*pair} & {*answers.points}) == 2 else [],
+        )
+
+    def _choose(self, found: "_Found") -> dict[str, Calibrated]:
+        """The dearest operating point, the cascade for the target, and the paper's pair as accurate as that, or as it gets."""
+        dearest = max(found.singles, key=lambda each: each.calibration.mean_macs)
+        has_target = self.target_top1 is not None or self.target_macs is not None
+        target_top1 = self.target_top1 if has_target else dearest.calibration.top1
+        cascade = pick_cascade(found.curve, target_top1, self.target_macs)
+        chosen = {"dearest": dearest, "cascade": cascade}
+        if found.paper_curve:
+            as_good = (each for each in found.paper_curve if each.calibration.top1 >= cascade.calibration.top1)
+            chosen["paper_pair"] = next(as_good, found.paper_curve[-1])
+        return chosen
+
+    def _held_out_images(self, loader: EpochLoader, images: int) -> Tensor:
+        """The first `timed_images` of the held-out half (N, C, S, S)."""
+        if not self.timed_images:
+            return torch.empty(0)
+        _, held_out = halves(images, self.seed)
+        wanted, first, parts = held_out[: self.timed_images], 0, []
+        for batch, *_ in loader.epoch():
+            here = wanted[(wanted >= first) & (wanted < first + len(batch))] - first
+            parts.append(batch[here])
+            first += len(batch)
+            if first > wanted[-1]:
+                break
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Pareto sets of cascades."""
+
+    curve: list[Calibrated]  # of all
+    singles: list[Calibrated]  # each operating point alone
+    paper_curve: list[Calibrated]  # of the paper's pair; empty where the operating points have no such pair
+
+
+def _cascade_table(found: Mapping[str, Calibrated], throughputs_ips: Mapping[Ladder, float]) -> str:
+    unit, divisor = mac_unit(max(each.held_out.mean_macs for each in found.values()))
+    cells = [["", "rungs", "thresholds", "top-1 %", f"mean executed {unit}", "images/s"]]
+    for name, each in found.items():
+        rungs, thresholds = each.ladder.rungs, each.ladder.thresholds
+        cost = f"{each.held_out.mean_macs / divisor:.3f}"
+        speed = f"{throughputs_ips[each.ladder]:.1f}" if throughputs_ips else ""
+        texts = [" ".join(map(str, rungs)), " ".join(f"{threshold:.3f}" for threshold in thresholds)]
+        cells.append([name, *texts, f"{each.held_out.top1:.2f}", cost, speed])
+    return aligned_table(cells)
+
+
+def _record(each: Calibrated, throughputs_ips: Mapping[Ladder, float]) -> dict[str, Any]:
+    measured = {"throughput_ips": throughputs_ips[each.ladder]} if throughputs_ips else {}
+    return {**each.ladder.to_dict(), "calibration": asdict(each.calibration), "held_out": asdict(each.held_out), **measured}

@@ -1,0 +1,62 @@
+"""`supervit predict`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from supervit.cascade import Ladder
+from supervit.commands._opening import RunOptions
+from supervit.errors import InputError
+from supervit.predictor import Answer, Failure, Predictor
+from supervit.report import aligned_table
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Class, probability and cost of images, at any operating point."""
+
+    model: tyro.conf.Positional[str]
+    """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files; one that cannot be read is reported, the others are answered."""
+    complexity: str | None = None
+    """Operating point, such as 8@0.5 (default: the largest grid, uncut)."""
+    ladder: Path | None = None
+    """Instead of an operating point: the ladder.json of `supervit cascade`, by which sure images leave early."""
+    form: Literal["table", "json"] = "table"
+    """A table, or a line of JSON for each image as soon as its batch is done."""
+    batch_size: int = 16
+    """Images per batch."""
+    reduced_decoding: bool = True
+    """Whether JPEGs for grids below the largest are decoded no further than the grid needs."""
+    run_by: RunOptions = field(default_factory=RunOptions)
+
+    def run(self) -> None:
+        """Print an answer for each image, in their order."""
+        if self.complexity is not None and self.ladder is not None:
+            raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
+        chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
+        predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, self.reduced_decoding)
+        answers = predictor.stream(self.images)
+        if self.form == "table":
+            print(_answer_table(list(answers)), end="")
+            return
+        for answer in answers:
+            point = {} if isinstance(answer, Failure) else {"complexity": str(answer.complexity)}
+            print(json.dumps(asdict(answer) | point), flush=True)
+
+
+def _answer_table(answers: Sequence[Answer]) -> str:
+    cells = [["image", "class", "probability", "complexity", "executed MACs"]]
+    for answer in answers:
+        if isinstance(answer, Failure):
+            cells.append([answer.source, f"cannot be read: {answer.reason}", "", "", ""])
+            continue
+        name = str(answer.class_index) if answer.class_name is None else answer.class_name
+        cost = f"{answer.executed_macs:,}"
+        cells.append([answer.source, name, f"{answer.probability:.3f}", str(answer.complexity), cost])
+    return aligned_table(cells)

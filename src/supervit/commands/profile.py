@@ -1,0 +1,81 @@
+"""`supervit profile`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from supervit.commands._opening import Points, RunOptions, parse_points
+from supervit.complexity import Complexity
+from supervit.cost_table import Cost
+from supervit.errors import InputError
+from supervit.figures import draw_costs
+from supervit.profiling import profile
+from supervit.report import aligned_table, check_plotting
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What every operating point costs on this device: latency, images/s, memory and energy, as a cost table."""
+
+    model: tyro.conf.Positional[str]
+    """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
+    complexities: Points = ()
+    """Operating points, trained or not, such as 8@0.5 13@0.6 14 (default: the model's menu)."""
+    batch_sizes: tuple[int, ...] = (1,)
+    """Images per batch."""
+    repeats: int = 30
+    """Timed batches per operating point and batch size."""
+    warmup: int = 3
+    """Batches per operating point and batch size before the clock starts."""
+    accuracies: Path | None = None
+    """The results.json of `supervit evaluate --out` for this model: adds accuracies, the Pareto set and a plot."""
+    out: Path | None = None
+    """Directory for costs.json and the plot."""
+    run_by: RunOptions = field(default_factory=RunOptions)
+
+    def run(self) -> None:
+        """Print the rows, the Pareto set if accuracies are known, write both."""
+        if self.out is not None and self.accuracies is not None:
+            check_plotting()
+        top1 = {} if self.accuracies is None else read_accuracies(self.accuracies)
+        runtime = self.run_by.open(self.model)
+        points = parse_points(self.complexities, runtime.points)
+        if self.accuracies is not None and (missing := [str(point) for point in points if point not in top1]):
+            raise InputError(f"{str(self.accuracies)!r} has no accuracy of {', '.join(missing)}; evaluate these too")
+        table = profile(runtime, points, self.batch_sizes, self.repeats, self.warmup).with_accuracies(top1)
+        print(f"{table.setup.device}, {table.setup.runtime}, {table.setup.precision}, {table.setup.threads} threads\n")
+        print(_cost_table(table.rows), end="")
+        sizes = sorted(set(self.batch_sizes))
+        for size in sizes if top1 else ():
+            print(f"\nPareto set at batch size {size}: {', '.join(str(row.complexity) for row in table.pareto(size))}")
+        if self.out is not None:
+            table.save(self.out / "costs.json")
+            for size in sizes if top1 else ():
+                draw_costs(table, size, [self.out / f"latency_batch_{size}.{suffix}" for suffix in ("png", "svg")])
+            print(f"\nwrote {self.out}")
+
+
+def read_accuracies(file: Path) -> dict[Complexity, float]:
+    """Top-1 in percent of the operating points in a `results.json`.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds no accuracies.
+    """
+    try:
+        records = json.loads(file.read_text())["results"]
+        return {Complexity.of(record["complexity"]): float(record["top1"]) for record in records}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(file)!r} holds no accuracies ({error!r}); write it by supervit evaluate --out") from error
+
+
+def _cost_table(rows: Sequence[Cost]) -> str:
+    cells = [["complexity", "batch", "ms p50", "ms p95", "images/s", "MiB", "J/image", "top-1 %"]]
+    for row in rows:
+        measured = [(row.peak_memory_mib, ".1f"), (row.energy_j, ".3g"), (row.top1, ".2f")]
+        optional = ["" if value is None else format(value, form) for value, form in measured]
+        times = [f"{row.latency_ms_p50:.2f}", f"{row.latency_ms_p95:.2f}", f"{row.throughput_ips:.1f}"]
+        cells.append([str(row.complexity), str(row.batch_size), *times, *optional])
+    return aligned_table(cells)

@@ -1,0 +1,128 @@
+"""Which runtime is the best here: each is measured beside PyTorch in float32, on the same images."""
+
+import gc
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from supervit.complexity import Complexity
+from supervit.errors import InputError
+from supervit.evaluate import time_calls
+from supervit.model import SuperViT
+from supervit.runtimes import Precision, Runtime, RuntimeConfig, available_runtimes, open_runtime
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One operating point in one runtime, against PyTorch's `eager` in float32."""
+
+    runtime: str
+    precision: Precision
+    complexity: Complexity
+    latency_ms: float
+    """Median time of one batch."""
+    speedup: float
+    """Median time of `eager` in float32, measured next to this one, over the median time here."""
+    top1: float
+    """Percent."""
+    top1_change: float
+    """Percentage points more than `eager` in float32."""
+    agreement: float
+    """Images that get the class that `eager` in float32 gives them, in percent."""
+
+
+def compare_runtimes(
+    model: SuperViT,
+    images: Tensor,
+    labels: Tensor,
+    complexities: Sequence[Complexity],
+    *,
+    calibration: Tensor | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_size: int = 16,
+    repeats: int = 10,
+) -> list[Comparison]:
+    """All runtimes of this device in all their precisions, `eager` in float32 first.
+
+    Args:
+        model: Is left as it is.
+        images: Normalised images (N, C, S, S), in memory.
+        labels: Their class indices (N).
+        complexities: Operating points of the menu's grids.
+        calibration: Other images, which int8 is calibrated on; without them int8 is left out.
+        device: Torch device.
+        threads: CPU threads; default: those of PyTorch.
+        batch_size: Images per batch, of which there must be one.
+        repeats: Timed batches per operating point and runtime, after two that do not count.
+
+    Raises:
+        InputError: nothing to compare on, fewer images than a batch has, or a batch size or `repeats` under 1.
+    """
+    if not complexities or not 1 <= batch_size <= len(images) or repeats < 1:
+        raise InputError(
+            f"{len(complexities)} operating points, batch_size {batch_size} of {len(images)} images and repeats {repeats} must "
+            "all be at least 1, and the images at least a batch"
+        )
+    reference = open_runtime("eager", model, RuntimeConfig(device, threads=threads))
+    expected = _classes(reference, images, complexities, batch_size)
+    rows = []
+    for found in available_runtimes(device):
+        if found.obstacle or (found.precision == "int8" and calibration is None):
+            continue
+        int8_images = calibration if found.precision == "int8" else None
+        runtime = open_runtime(found.name, model, RuntimeConfig(device, found.precision, threads, int8_images))
+        classes = _classes(runtime, images, complexities, batch_size)
+        batch = reference.place(images[:batch_size])
+        before, here = (time_calls(each.logits, batch, complexities, repeats, warmup=2) for each in (reference, runtime))
+        for point in complexities:
+            median_s = statistics.median(here[point])
+            top1, expected_top1 = (_percent(each[point] == labels) for each in (classes, expected))
+            rows.append(
+                Comparison(
+                    found.name, found.precision, point,
+                    latency_ms=1e3 * median_s,
+                    speedup=statistics.median(before[point]) / median_s,
+                    top1=top1,
+                    top1_change=top1 - expected_top1,
+                    agreement=_percent(classes[point] == expected[point]),
+                )
+            )  # fmt: skip
+        del runtime
+        gc.collect()  # its threads end with it, and would take turns with those of the next one
+    return sorted(rows, key=lambda row: (row.runtime, row.precision) != ("eager", "float32"))
+
+
+def best_runtime(rows: Sequence[Comparison], max_loss: float = 0.2) -> tuple[str, Precision]:
+    """Name and precision of the fastest runtime that loses at most `max_loss` points of top-1 at any operating point.
+
+    Fastest is the one of the highest geometric mean of the speedups.
+
+    Raises:
+        InputError: none loses so little.
+    """
+    speedups: dict[tuple[str, Precision], list[float]] = {}
+    for row in rows:
+        speedups.setdefault((row.runtime, row.precision), []).append(row.speedup)
+    losing = {(row.runtime, row.precision) for row in rows if row.top1_change < -max_loss}
+    kept: Mapping[tuple[str, Precision], list[float]] = {key: each for key, each in speedups.items() if key not in losing}
+    if not kept:
+        raise InputError(f"no runtime loses at most {max_loss:g} points; allow more")
+    return max(kept, key=lambda key: math.prod(kept[key]) ** (1 / len(kept[key])))
+
+
+def _classes(runtime: Runtime, images: Tensor, complexities: Sequence[Complexity], batch_size: int) -> dict[Complexity, Tensor]:
+    """Class indices (N) by operating point."""
+    batches = [runtime.forward_paths(batch, complexities) for batch in images.split(batch_size)]
+    return {
+        point: torch.cat([logits.argmax(dim=1) for logits in each]).cpu()
+        for point, each in zip(complexities, zip(*batches, strict=True), strict=True)
+    }
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.double().mean().item()
