@@ -27,10 +27,10 @@ from supervit.commands import (
 from supervit.config import Interpolation, Resize
 from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError, SuperViTError
-from supervit.evaluate import Result, environment, evaluate, measure_throughput, pick_device, runtime_environment, tabulate
+from supervit.evaluate import Result, evaluate, measure_throughput, runtime_environment, tabulate
 from supervit.label import LabelConfig, label_folder
 from supervit.macs import executed_macs, macs
-from supervit.model import SuperViT
+from supervit.model import create_model
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 from supervit.report import check_plotting, markdown_table, write_report
 from supervit.train import TrainConfig, run_training
@@ -114,7 +114,7 @@ class Benchmark:
     """Images/s of every operating point on this device: batch-size * repeats / total time."""
 
     model: tyro.conf.Positional[str]
-    """Name of a variant, such as deit_small, a model directory or a weights file."""
+    """Name of a variant, such as deit_small, a model directory, a weights file, or what `supervit export` wrote."""
     complexities: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     batch_size: int = 64
@@ -123,20 +123,18 @@ class Benchmark:
     """Timed batches per operating point (paper: 50)."""
     warmup: int = 2
     """Batches per operating point before the clock starts."""
-    device: str = "auto"
-    """Torch device; auto takes the GPU if there is one."""
     out: Path | None = None
     """Directory for results.csv, results.json and results.md."""
+    run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:
         """Print the table, write the report."""
-        device = pick_device(self.device)
-        model = load(self.model) if Path(self.model).exists() else SuperViT(variant_config(self.model))
-        model = model.to(device).eval()
-        points = parse_points(self.complexities, list(model.config.space))
-        throughputs = measure_throughput(model, points, self.batch_size, self.repeats, self.warmup)
-        context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **environment(device)}
-        _report(tabulate(model.config, points, throughputs=throughputs), self.out, context)
+        is_stored = Path(self.model).exists()
+        runtime = self.run_by.open(self.model) if is_stored else self.run_by.run(create_model(self.model).eval())
+        points = parse_points(self.complexities, runtime.points)
+        throughputs = measure_throughput(runtime, points, self.batch_size, self.repeats, self.warmup)
+        context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **runtime_environment(runtime)}
+        _report(tabulate(runtime.model_config, points, throughputs=throughputs), self.out, context)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from tests.conftest import small_config
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
 COMMANDS = [
-    (name,) for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "export", "predict")
+    (name,)
+    for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "runtimes", "export", "predict")
 ] + [("train", "digits")]
 
 
@@ -137,6 +138,7 @@ def bad_commands(tmp_path):
         "classes": (["evaluate", model, "--data.name", "digits"], "the data's classes"),
         "source": (["evaluate", model, "--data.name", "digit"], "did you mean digits"),
         "device": (["benchmark", "deit_tiny", "--device", "gpu"], "device 'gpu' cannot be used"),
+        "no images": (["predict", model], "no images; name at least one file"),
         "no root": (["train", "image_folder", "--out", str(tmp_path / "run")], "needs the folder of the data"),
         "class count": (["evaluate", nameless, "--data.name", "digits"], "the data have 10 classes, the model 3"),
         "damaged image": (["evaluate", nameless, "--data.root", str(tmp_path / "three"), "--repeats", "0"], "cannot be read"),
@@ -158,6 +160,7 @@ CASES += [
     "classes",
     "source",
     "device",
+    "no images",
     "no root",
     "epochs",
     "heads",

@@ -12,6 +12,7 @@ from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.evaluate import pick_device
+from supervit.model import SuperViT
 from supervit.runtimes import Precision, Runtime, RuntimeConfig, is_artefact, open_artefact, open_runtime
 
 Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
@@ -40,14 +41,21 @@ class _RunOptions:
         """
         if is_artefact(Path(path)):
             return self._open_artefact(Path(path), overrides)
+        return self.run(load(path, **overrides))
+
+    def run(self, model: SuperViT) -> Runtime:
+        """A model in the runtime asked for.
+
+        Raises:
+            InputError: as `open_runtime`, or int8, which needs images.
+        """
         if self.precision == "int8":
             raise InputError(
-                f"int8 is calibrated on images: supervit export {path} --target openvino --precision int8 --data.root DATA "
-                "--out ARTEFACT, then give ARTEFACT instead of the model"
+                "int8 is calibrated on images: supervit export MODEL --target openvino --precision int8 --data.root DATA "
+                "--out ARTEFACT, then give ARTEFACT instead of MODEL"
             )
         device = self.device if self.device == "auto" else str(pick_device(self.device))
-        config = RuntimeConfig(device, self.precision or "float32", self.threads)
-        return open_runtime(self.runtime or "eager", load(path, **overrides), config)
+        return open_runtime(self.runtime or "eager", model, RuntimeConfig(device, self.precision or "float32", self.threads))
 
     def _open_artefact(self, path: Path, overrides: dict[str, Any]) -> Runtime:
         if overrides:

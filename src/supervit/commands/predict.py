@@ -37,6 +37,8 @@ class Predict:
 
     def run(self) -> None:
         """Print an answer for each image, in their order."""
+        if not self.images:
+            raise InputError("no images; name at least one file")
         if self.complexity is not None and self.ladder is not None:
             raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
         chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
