@@ -92,16 +92,17 @@ class TokenMerging(nn.Module):
         model = self.model
         tokens = model.norm_pre(model._pos_embed(model.patch_embed(images)))
         sizes = torch.ones_like(tokens[:, :, :1])
+        mask = None
         for block in model.blocks:
-            tokens, sizes = self._run_block(block, tokens, sizes)
+            tokens, sizes = self.run_block(block, tokens, sizes, mask)
+            mask = sizes.log().flatten(1)[:, None, None] if self.count else None
         return model.forward_head(model.norm(tokens))
 
-    def _run_block(self, block: Any, tokens: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def run_block(self, block: Any, tokens: Tensor, sizes: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens and sizes after a block; the mask (B, 1, 1, T) is what the sizes add to the attention's logits."""
         batch, length, _ = tokens.shape
         packed = block.attn.qkv(block.norm1(tokens)).reshape(batch, length, 3, block.attn.num_heads, -1)
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
-        is_first = block is self.model.blocks[0]  # nothing is merged yet: all sizes are 1, their logarithms 0
-        mask = None if is_first or not self.count else sizes.log().view(batch, 1, 1, length)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         tokens = tokens + block.ls1(block.attn.proj(mixed.transpose(1, 2).flatten(2)))
         tokens, sizes = merge_tokens(tokens, sizes, key, self.count)
