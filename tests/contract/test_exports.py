@@ -10,7 +10,7 @@ import supervit.export
 from supervit import InputError, SuperViT
 from supervit.export import ExportError, export_model, target_names
 from supervit.plugins import load_plugin
-from supervit.runtimes import open_artefact
+from supervit.runtimes import available_runtimes, open_artefact
 from tests.conftest import small_config, trained_like
 
 NEEDS = {"onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
@@ -81,6 +81,36 @@ def test_an_artefact_is_a_runtime(elastic):
         runtime.logits(images, "5")
     with pytest.raises(InputError, match="runs in float32.*, not in int8; export it in int8"):
         open_artefact(out, "int8")
+
+
+@torch.no_grad()
+def test_what_was_written_in_float32_can_be_cast(elastic):
+    target, model, out, _ = elastic
+    for precision in load_plugin(supervit.export, target).CASTS:
+        if obstacle := {one.precision: one.obstacle for one in available_runtimes() if one.name == target}[precision]:
+            with pytest.raises(InputError, match=f"cannot run in {precision} here"):
+                open_artefact(out, precision)
+            pytest.skip(obstacle)
+        runtime, images = open_artefact(out, precision), torch.randn(3, 3, 28, 28)
+        assert runtime.precision == precision
+        difference = (runtime.logits(images, "7") - model(images, "7")).abs()
+        assert 1e-6 < difference.max() < 0.25 * model(images, "7").std()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantised", ["onnx", "openvino"])
+def test_int8_artefacts_run_in_int8_alone(quantised, tmp_path):
+    need(quantised)
+    pytest.importorskip("nncf")
+    model, images = small_model(), torch.randn(16, 3, 28, 28)
+    report = export_model(model, quantised, tmp_path / "out", ["7"], "int8", images)
+    assert 1e-4 < report.points[0].difference
+    runtime = open_artefact(tmp_path / "out")
+    assert runtime.precision == "int8"
+    logits = model(images, "7")
+    assert (runtime.logits(images, "7") - logits).abs().mean() < 0.2 * logits.std()
+    with pytest.raises(InputError, match="runs in int8, not in float32; export it in float32"):
+        open_artefact(tmp_path / "out", "float32")
 
 
 def test_the_weights_are_written_once(elastic):

@@ -25,7 +25,7 @@ DIGITS = SourceConfig(name="digits", batch_size=64, workers=0)
 @pytest.fixture
 def saved(tmp_path) -> str:
     pytest.importorskip("sklearn")
-    trained_like(SuperViT(small_config(in_chans=1, num_classes=10))).save(tmp_path / "model")
+    trained_like(SuperViT(small_config(in_chans=1, num_classes=10, depth=4, drop_blocks=(1, 2)))).save(tmp_path / "model")
     return str(tmp_path / "model")
 
 
