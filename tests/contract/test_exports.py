@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from supervit.plugins import load_plugin
 from supervit.runtimes import available_runtimes, open_artefact
 from tests.conftest import small_config, trained_like
 
+STATIC = {"aot_inductor"}  # they take one operating point
 NEEDS = {"onnx": ["onnxscript", "onnxruntime"], "openvino": ["onnxscript", "openvino"]}
 SMALL = {"depth": 3, "drop_blocks": (1,), "grid_sizes": (4, 7), "keep_rates": (0.5, 1.0)}
 
@@ -22,6 +24,8 @@ def small_model(family: str = "deit") -> SuperViT:
 
 
 def need(target: str) -> None:
+    if target == "aot_inductor" and shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
     for package in NEEDS.get(target, []):
         pytest.importorskip(package)
 
@@ -32,12 +36,14 @@ def target(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=["deit", "lvvit"])
-def elastic(request, target, tmp_path_factory):
+@pytest.fixture(scope="module", params=product(sorted({*target_names()} - STATIC), ["deit", "lvvit"]), ids="-".join)
+def elastic(request, tmp_path_factory):
     """A target, a model, its elastic export and the report on it."""
+    target, family = request.param
+    need(target)
     torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("export") / request.param
-    model = small_model(request.param)
+    out = tmp_path_factory.mktemp("export") / family
+    model = small_model(family)
     return target, model, out, export_model(model, target, out)
 
 
@@ -170,6 +176,7 @@ def test_a_damaged_artefact_is_refused(elastic, tmp_path):
         ({"target": "torch_export", "precision": "int8"}, "torch_export cannot be exported in 'int8'; use float32"),
         ({"precision": "int8"}, "some hundred normalised images"),
         ({"calibration": torch.zeros(1, 3, 28, 28)}, "int8, and no other precision, is calibrated"),
+        ({"target": "aot_inductor"}, "aot_inductor takes one operating point, not 4@0.5 4 7@0.5"),
         ({"points": ["7@2"]}, "keep rate 2.0 is not in"),
         ({"exists": True}, "exists; name a new directory"),
     ],

@@ -52,7 +52,7 @@ class ExportConfig:
     out: Path
     """Directory to make; must not exist yet."""
     target: str = "onnx"
-    """Format: the name of a file in `supervit/export`, such as onnx, openvino or torch_export."""
+    """Format: the name of a file in `supervit/export`, such as onnx, openvino, torch_export or aot_inductor."""
     points: tuple[str, ...] = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu): one gives a static graph, several an elastic one."""
     precision: Precision = "float32"

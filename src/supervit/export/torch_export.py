@@ -1,7 +1,4 @@
-"""`torch.export`: `model.pt2`, for `torch.export.load`.
-
-For C++, `torch._inductor.aoti_compile_and_package` compiles the loaded program where it is static; the elastic one it cannot.
-"""
+"""`torch.export`: `model.pt2`, for `torch.export.load`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,0 +1,47 @@
+"""AOTInductor: `model.pt2`, compiled code for this kind of CPU; C++ loads it by `torch::inductor::AOTIModelPackageLoader`.
+
+One operating point in a file: the elastic graph's sizes depend on an input, which AOTInductor's C++ does not compile.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from supervit.errors import InputError
+from supervit.export._graph import Feed, Graph, Precision
+
+PRECISIONS = ("float32",)
+CASTS = ()
+RUNTIME = "aot_inductor"
+
+_FILE = "model.pt2"
+
+
+def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
+    """Write `model.pt2`; takes a C++ compiler and half a minute.
+
+    Raises:
+        InputError: several operating points, or no compiler that works.
+    """
+    assert not calibration
+    if graph.is_elastic:
+        points = " ".join(map(str, graph.points[:3]))
+        raise InputError(
+            f"aot_inductor takes one operating point, not {points} ...; give one, such as --points 14, or use onnx"
+        )
+    try:
+        torch._inductor.aoti_compile_and_package(graph.program, package_path=str(directory / _FILE))
+    except torch._inductor.exc.InductorError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"AOTInductor cannot compile the model ({reason}); install a C++ compiler, such as g++") from error
+
+
+def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
+    """The compiled model; `threads` are those of the process."""
+    assert precision in PRECISIONS
+    if threads:
+        torch.set_num_threads(threads)
+    run: Callable[..., Tensor] = torch._inductor.aoti_load_package(str(directory / _FILE))
+    return run
