@@ -7,6 +7,7 @@ from supervit.config import SuperViTConfig
 from supervit.errors import InputError, SuperViTError, TrainingError
 from supervit.model import SuperViT, create_model
 from supervit.objective import distillation_loss, path_losses
+from supervit.predictor import Predictor
 from supervit.registry import register_variants
 from supervit.trace import Trace
 
@@ -15,6 +16,7 @@ __all__ = [
     "ComplexitySpace",
     "InputError",
     "Plan",
+    "Predictor",
     "SuperViT",
     "SuperViTConfig",
     "SuperViTError",

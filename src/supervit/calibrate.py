@@ -1,5 +1,6 @@
 """Finds the best cascades: ladders and thresholds, from what every operating point said about a labelled set."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,6 +15,7 @@ from supervit.complexity import Complexity, ComplexitySpace
 from supervit.errors import InputError
 from supervit.runtimes import AnyModel, as_runtime
 
+SAFETY = 0.5  # standard errors that a chosen cascade must be above a target accuracy
 _SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
 
 
@@ -86,6 +88,13 @@ class Outcome:
     """Percent."""
     mean_macs: float
     """Multiply-accumulates per image that run, in the mean."""
+    images: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of `top1`, in percentage points."""
+        share = self.top1 / 100
+        return 100 * math.sqrt(share * (1 - share) / self.images)
 
 
 ClimbMacs = Callable[[Sequence[Complexity]], list[int]]
@@ -103,7 +112,7 @@ def simulate(answers: Answers, ladder: Ladder, climb: ClimbMacs) -> Outcome:
         leaving = climbing if is_last else climbing & (confidences[rung] >= ladder.thresholds[rung])
         right += int((hits[rung] & leaving).sum())
         climbing = climbing & ~leaving
-    return Outcome(100 * right / len(answers), total_macs / len(answers))
+    return Outcome(100 * right / len(answers), total_macs / len(answers), len(answers))
 
 
 @dataclass(frozen=True)
@@ -164,26 +173,33 @@ def paper_ladder(space: ComplexitySpace) -> tuple[Complexity, Complexity]:
     return Complexity(space.grid_sizes[0], space.keep_rates[0]), Complexity(space.grid_sizes[-1], rate)
 
 
-def pick_cascade(curve: Sequence[Calibrated], target_top1: float | None = None, target_macs: float | None = None) -> Calibrated:
+def pick_cascade(
+    curve: Sequence[Calibrated], target_top1: float | None = None, target_macs: float | None = None, safety: float = SAFETY
+) -> Calibrated:
     """The cheapest cascade of at least this accuracy, or the most accurate one of at most this mean cost.
 
-    Both by the images that the cascades were chosen by; `held_out` of the answer says what to expect.
+    Both by the images that the cascades were chosen by; `held_out` of the answer says what to expect. The best of very many
+    is lucky there, so it has to do better than the target by a margin; where none does, the most accurate one is taken.
 
     Args:
         curve: From `calibrate`.
         target_top1: Percent.
         target_macs: Executed multiply-accumulates per image in the mean.
+        safety: The margin on `target_top1`, in standard errors of the accuracy (measured in `docs/log.md`).
 
     Raises:
-        InputError: not exactly one target, or no cascade reaches it; the nearest one is named.
+        InputError: not exactly one target, no cascade reaches it (the nearest one is named), or a negative `safety`.
     """
+    if safety < 0:
+        raise InputError(f"safety {safety:g} must be at least 0")
     if (target_top1 is None) == (target_macs is None):
         raise InputError(f"target_top1 {target_top1} and target_macs {target_macs}: give one of the two")
     if target_top1 is not None:
         reaching = [each for each in curve if each.calibration.top1 >= target_top1]
         if not reaching:
             raise InputError(f"no cascade reaches {target_top1:g} %; the best has {curve[-1].calibration.top1:.2f} %")
-        return reaching[0]
+        safe = [each for each in reaching if each.calibration.top1 >= target_top1 + safety * each.calibration.standard_error]
+        return safe[0] if safe else reaching[-1]
     within = [each for each in curve if each.calibration.mean_macs <= (target_macs or 0)]
     if not within:
         raise InputError(f"no cascade costs at most {target_macs:g} MACs; the cheapest {curve[0].calibration.mean_macs:.4g}")
@@ -219,7 +235,7 @@ def _pareto_of_ladder(answers: Answers, rungs: Sequence[Complexity], climb: Clim
     ):
         at = [setting // quantiles ** (axes - 1 - axis) % quantiles for axis in range(axes)]
         thresholds = tuple(edges[range(axes), at].tolist())
-        found.append((Ladder(tuple(rungs), thresholds, answers.confidence), Outcome(100 * hit / images, macs / images)))
+        found.append((Ladder(tuple(rungs), thresholds, answers.confidence), Outcome(100 * hit / images, macs / images, images)))
     return found
 
 

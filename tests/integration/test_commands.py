@@ -101,8 +101,9 @@ def test_cascade_on_a_menu_without_the_papers_pair(tmp_path, capsys):
 def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved):
     with pytest.raises(InputError, match="no cascade reaches 101 %"):
         Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0).run()
-    with pytest.raises(InputError, match="timed_images -1"):
-        Cascade(saved, DIGITS, timed_images=-1).run()
+    for change in ({"timed_images": -1}, {"safety": -1.0}):
+        with pytest.raises(InputError, match="-1 .*must be at least 0"):
+            Cascade(saved, DIGITS, **change).run()
     with pytest.raises(InputError, match="give one of the two"):
         Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=1.0, target_macs=1.0).run()
 

@@ -59,7 +59,7 @@ def test_the_curve_climbs_and_contains_the_best_single_points():
     for point in POINTS:
         single = simulate(seen, Ladder((point,), ()), CLIMB)
         assert single.mean_macs == executed_macs(CONFIG, point)
-        reached = pick_cascade(curve, target_top1=single.top1)
+        reached = pick_cascade(curve, target_top1=single.top1, safety=0)
         assert reached.calibration.mean_macs <= single.mean_macs
 
 
@@ -86,10 +86,22 @@ def test_a_running_cascade_does_what_was_simulated(model):
         assert exits.executed_macs.double().mean() == pytest.approx(outcome.mean_macs, rel=0.05)  # of 40, two may tip over
 
 
+def test_a_chosen_cascade_is_above_the_target_by_a_margin_where_one_is():
+    curve = calibrate(some_answers(), CLIMB)
+    target = curve[0].calibration.top1
+    error = 100 * (0.01 * target * (1 - 0.01 * target) / 30) ** 0.5
+    assert curve[0].calibration.standard_error == pytest.approx(error)
+    safe = pick_cascade(curve, target_top1=target, safety=1.0)
+    assert safe.calibration.top1 >= target + safe.calibration.standard_error > target
+    assert pick_cascade(curve, target_top1=target, safety=1000.0) == curve[-1]
+    with pytest.raises(InputError, match="safety -1 must be at least 0"):
+        pick_cascade(curve, target_top1=target, safety=-1)
+
+
 def test_targets_pick_from_the_curve():
     curve = calibrate(some_answers(), CLIMB)
     middle = curve[len(curve) // 2]
-    assert pick_cascade(curve, target_top1=middle.calibration.top1) == middle
+    assert pick_cascade(curve, target_top1=middle.calibration.top1, safety=0) == middle
     assert pick_cascade(curve, target_macs=middle.calibration.mean_macs) == middle
     with pytest.raises(InputError, match=r"no cascade reaches 101 %; the best has"):
         pick_cascade(curve, target_top1=101)

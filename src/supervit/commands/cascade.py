@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from supervit.calibrate import Answers, Calibrated, calibrate, collect_answers, halves, paper_ladder, pick_cascade
+from supervit.calibrate import SAFETY, Answers, Calibrated, calibrate, collect_answers, halves, paper_ladder, pick_cascade
 from supervit.cascade import Confidence, Ladder, climb_macs
 from supervit.commands._opening import Points, RunOptions, check_classes, parse_points
 from supervit.cost_table import Setup
@@ -45,6 +45,8 @@ class Cascade:
     """Take the cheapest cascade of at least this accuracy in percent (default: that of the dearest operating point)."""
     target_macs: float | None = None
     """Take the most accurate cascade of at most so many executed MACs per image in the mean."""
+    safety: float = SAFETY
+    """Standard errors by which it must be above that accuracy on the images that choose it: the best of many is lucky there."""
     timed_images: int = 512
     """Held-out images whose time is measured, in memory; 0 for none."""
     seed: int = 0
@@ -55,8 +57,8 @@ class Cascade:
 
     def run(self) -> None:
         """Print the cascade beside the dearest operating point and the paper's pair, write ladder and curve."""
-        if self.timed_images < 0:
-            raise InputError(f"timed_images {self.timed_images} must be at least 0")
+        if self.timed_images < 0 or self.safety < 0:
+            raise InputError(f"timed_images {self.timed_images} and safety {self.safety:g} must be at least 0")
         if self.target_top1 is not None and self.target_macs is not None:
             raise InputError(f"target_top1 {self.target_top1} and target_macs {self.target_macs}: give one of the two")
         if self.out is not None:
@@ -103,7 +105,7 @@ class Cascade:
         dearest = max(found.singles, key=lambda each: each.calibration.mean_macs)
         has_target = self.target_top1 is not None or self.target_macs is not None
         target_top1 = self.target_top1 if has_target else dearest.calibration.top1
-        cascade = pick_cascade(found.curve, target_top1, self.target_macs)
+        cascade = pick_cascade(found.curve, target_top1, self.target_macs, self.safety)
         chosen = {"dearest": dearest, "cascade": cascade}
         if found.paper_curve:
             as_good = (each for each in found.paper_curve if each.calibration.top1 >= cascade.calibration.top1)
