@@ -8,7 +8,7 @@ other's, turn by turn, being above 1. Weights, images and the calibration of int
 Threads of one runtime wait actively and disturb the next, so each runtime has a block of its own in which timm is measured
 again, and is closed after it. In a block all ways take turns, in random order; before each timed call there is a pause
 (CPU) and a call of the same way that does not count, so that nothing is left of the way before. Reported is the ratio of
-the medians, with the quartiles of the ratio within the turns. On a CPU our times include resizing the images.
+the medians, with the quartiles of the ratio within the turns. Our times include resizing the images.
 
 On a GPU images and logits stay there, timm's model compiled in bfloat16 is a second reference, and executed FLOP/s are
 given as a share of what a large matrix product reaches in the same precision (float32: without TF32).
@@ -22,8 +22,6 @@ import argparse
 import copy
 import functools
 import gc
-import importlib.metadata
-import importlib.util
 import itertools
 import json
 import os
@@ -45,9 +43,9 @@ from torch import Tensor
 
 import supervit
 from supervit import Complexity, SuperViT
-from supervit.evaluate import device_name, environment, pick_device, time_call
+from supervit.evaluate import device_name, environment, time_call
 from supervit.macs import executed_macs, macs
-from supervit.runtimes import Availability, Precision, RuntimeConfig, available_runtimes, open_runtime
+from supervit.runtimes import Availability, Precision, RuntimeConfig, available_runtimes, open_runtime, pick_device
 from supervit.storage import write_text
 from token_merging import TokenMerging, merging_macs
 
@@ -172,16 +170,13 @@ def casting_run(model: Any, precision: Precision) -> Run:
 def runtime_ways(
     model: SuperViT, points: Sequence[str], name: str, precision: Precision, options: argparse.Namespace
 ) -> dict[str, Way]:
-    """The operating points in a runtime; on a GPU without the way of the images to it and of the logits back."""
+    """The operating points in a runtime."""
     config = model.config
     shape = (options.calibration_images, config.in_chans, config.image_size, config.image_size)
     calibration = torch.randn(shape) if precision == "int8" else None
     runtime = open_runtime(name, model, RuntimeConfig(options.device, precision, options.threads, calibration))
 
-    def run(images: Tensor, point: Complexity) -> Tensor:
-        return runtime.run(images, point) if images.is_cuda else runtime.logits(images, point)
-
-    runs = {point: functools.partial(run, point=Complexity.of(point)) for point in points}
+    runs = {point: functools.partial(runtime.logits, complexity=Complexity.of(point)) for point in points}
     return {point: Way(run, macs(config, point), executed_macs(config, point)) for point, run in runs.items()}
 
 
@@ -313,7 +308,7 @@ def parse_options() -> argparse.Namespace:
 
 def describe_setup(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """How and on what is measured."""
-    found = {
+    return {
         "command": shlex.join(["python", *sys.argv]),
         **{name: getattr(options, name) for name in ("model", "repeats", "warmup", "seed")},
         **environment(device),
@@ -321,10 +316,6 @@ def describe_setup(options: argparse.Namespace, device: torch.device) -> dict[st
         "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "unavailable": {f"{each.name}:{each.precision}": each.obstacle for each in options.runtimes if each.obstacle},
     }
-    for name in ("onnx", "onnxruntime", "openvino", "nncf"):
-        if importlib.util.find_spec(name) is not None:
-            found["versions"][name] = importlib.metadata.version(name)
-    return found
 
 
 def main() -> None:

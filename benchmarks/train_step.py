@@ -23,8 +23,9 @@ from torch import Tensor
 
 import supervit
 from supervit import Complexity, SuperViT, distillation_loss, path_losses, sample_paths
-from supervit.evaluate import environment, pick_device
+from supervit.evaluate import environment
 from supervit.macs import executed_macs, macs
+from supervit.runtimes import pick_device
 from supervit.storage import write_text
 
 

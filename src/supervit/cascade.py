@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from supervit.runtimes import AnyModel, as_runtime
 from supervit.storage import make_directory, write_text
 
 Confidence = Literal["probability", "margin", "entropy"]
+Answering = Literal["last", "mean"]
 
 
 def _probability(probabilities: Tensor) -> Tensor:
@@ -40,6 +41,9 @@ _CONFIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "margin": _margin,
     "entropy": _entropy,
 }
+
+
+ANSWERING: tuple[Answering, ...] = get_args(Answering)
 
 
 def confidence_of(logits: Tensor, confidence: Confidence) -> Tensor:
@@ -74,6 +78,9 @@ class Ladder:
     """Confidence from which an image leaves, for all rungs but the last, which answers all that reach it."""
     confidence: Confidence = "probability"
     """What confidence is."""
+    answer: Answering = "last"
+    """Whose class and confidence count at a rung. `last`: its own, as in the paper. `mean`: those of the mean probabilities of
+    all rungs climbed so far, which are there anyway."""
     model: str | None = None
     """Fingerprint of the model that the thresholds are for; None: of any."""
 
@@ -86,6 +93,8 @@ class Ladder:
             raise InputError(f"thresholds {self.thresholds} are not all in [0, 1]")
         if self.confidence not in _CONFIDENCES:
             raise unknown_name("confidence", self.confidence, _CONFIDENCES)
+        if self.answer not in ANSWERING:
+            raise unknown_name("answer", self.answer, ANSWERING)
 
     def save(self, file: Path) -> None:
         """Write the ladder as JSON, whole or not at all."""
@@ -106,9 +115,9 @@ class Ladder:
         try:
             values = json.loads(file.read_text())
             if not isinstance(values, dict) or values.keys() != {field.name for field in fields(cls)}:
-                raise InputError("it must hold rungs, thresholds, confidence and model, and nothing else")
+                raise InputError("it must hold rungs, thresholds, confidence, answer and model, and nothing else")
             rungs = tuple(Complexity.of(rung) for rung in values["rungs"])
-            return cls(rungs, tuple(values["thresholds"]), values["confidence"], values["model"])
+            return cls(rungs, tuple(values["thresholds"]), values["confidence"], values["answer"], values["model"])
         except (OSError, ValueError, TypeError) as error:  # an InputError is a ValueError
             raise InputError(f"{str(file)!r} is not a ladder ({error}); write one: supervit cascade") from error
 
@@ -133,7 +142,7 @@ class Exits:
     """Where N images left a cascade and with what answer, in the order in which they came."""
 
     logits: Tensor
-    """(N, K), of the rung where the image left."""
+    """(N, K), of the rung where the image left; logarithms of the mean probabilities where these answer."""
     rungs: Tensor
     """(N), index of that rung in the ladder."""
     executed_macs: Tensor
@@ -146,14 +155,15 @@ class _Group:
 
     places: Tensor  # (B), where they stood in the input
     images: Tensor
-    prefix: Tensor | None  # tokens of `encode_prefix` on the grid of this rung, where the rung below computed them
+    prefix: Tensor | None = None  # tokens of `encode_prefix` on the grid of this rung, where the rung below computed them
+    summed: Tensor | None = None  # (B, K), probabilities of the rungs below, where their mean answers
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, which: slice | Tensor) -> "_Group":
-        prefix = None if self.prefix is None else self.prefix[which]
-        return _Group(self.places[which], self.images[which], prefix)
+        prefix, summed = (None if each is None else each[which] for each in (self.prefix, self.summed))
+        return _Group(self.places[which], self.images[which], prefix, summed)
 
     def __add__(self, other: "_Group") -> "_Group":
         if not len(self):
@@ -161,10 +171,9 @@ class _Group:
         if self.images.shape[1:] != other.images.shape[1:]:
             sizes = f"{tuple(self.images.shape[1:])} and {tuple(other.images.shape[1:])}"
             raise InputError(f"images of shapes {sizes} do not fit into one batch; resize them to the same one")
-        prefix = None
-        if self.prefix is not None and other.prefix is not None:  # at a rung, all have it or none
-            prefix = torch.cat([self.prefix, other.prefix])
-        return _Group(torch.cat([self.places, other.places]), torch.cat([self.images, other.images]), prefix)
+        pairs = (self.prefix, other.prefix), (self.summed, other.summed)
+        prefix, summed = (None if a is None or b is None else torch.cat([a, b]) for a, b in pairs)  # at a rung, all or none
+        return _Group(torch.cat([self.places, other.places]), torch.cat([self.images, other.images]), prefix, summed)
 
 
 class Cascade:
@@ -202,7 +211,7 @@ class Cascade:
             InputError: no images, images of different sizes, or as `SuperViT.forward`.
         """
         device = self.runtime.device
-        nobody = _Group(torch.empty(0, dtype=torch.long), torch.empty(0), None)
+        nobody = _Group(torch.empty(0, dtype=torch.long), torch.empty(0))
         waiting = [nobody] * len(self.ladder.rungs)
         left: list[tuple[Tensor, Tensor, Tensor]] = []
         seen = 0
@@ -210,7 +219,7 @@ class Cascade:
             for images in batches:
                 places = torch.arange(seen, seen + len(images), device=device)
                 seen += len(images)
-                waiting[0] += _Group(places, self.runtime.place(images), None)
+                waiting[0] += _Group(places, self.runtime.place(images))
                 self._climb(0, self.batch_size, waiting, left)
             for rung in range(len(waiting)):
                 self._climb(rung, 1, waiting, left)
@@ -228,6 +237,10 @@ class Cascade:
             group, waiting[rung] = waiting[rung][: self.batch_size], waiting[rung][self.batch_size :]
             point = self.ladder.rungs[rung]
             prefix, logits = self._run_rung(group, point)
+            summed = None
+            if self.ladder.answer == "mean":
+                summed = logits.softmax(dim=1) + (0 if group.summed is None else group.summed)
+                logits = (summed / (rung + 1)).clamp_min(torch.finfo(summed.dtype).tiny).log()
             if rung == len(waiting) - 1:
                 left.append((group.places, logits, torch.full_like(group.places, rung)))
                 continue
@@ -235,7 +248,7 @@ class Cascade:
             places = group.places[is_sure]
             left.append((places, logits[is_sure], torch.full_like(places, rung)))
             is_reused = self.ladder.rungs[rung + 1].grid_size == point.grid_size
-            climbing = replace(group, prefix=prefix if is_reused else None)[~is_sure]
+            climbing = replace(group, prefix=prefix if is_reused else None, summed=summed)[~is_sure]
             if len(climbing):
                 waiting[rung + 1] += climbing
             self._climb(rung + 1, self.batch_size, waiting, left)

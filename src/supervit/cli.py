@@ -21,11 +21,12 @@ from supervit.commands import (
     Profile,
     RunOptions,
     Runtimes,
-    check_classes,
+    open_loader,
     parse_points,
+    print_damaged,
 )
 from supervit.config import Interpolation, Resize
-from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
+from supervit.data import SourceConfig, Split
 from supervit.errors import InputError, SuperViTError
 from supervit.evaluate import Result, evaluate, measure_throughput, runtime_environment, tabulate
 from supervit.label import LabelConfig, label_folder
@@ -33,6 +34,7 @@ from supervit.macs import executed_macs, macs
 from supervit.model import create_model
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 from supervit.report import check_plotting, markdown_table, write_report
+from supervit.storage import make_directory
 from supervit.train import TrainConfig, run_training
 
 
@@ -92,14 +94,12 @@ class Evaluate:
             raise InputError(f"repeats {self.repeats} must be at least 0")
         if self.out is not None:
             check_plotting()
+            make_directory(self.out)
         runtime = self.run_by.open(self.model, **self.overrides.given())
         config, points = runtime.model_config, parse_points(self.complexities, runtime.points)
-        dataset = open_dataset(self.data, self.split, config)
-        check_classes(dataset.classes, config)
-        loader = EpochLoader(dataset, self.data.batch_size, self.data.workers, max_damaged=self.data.max_damaged)
+        loader = open_loader(self.data, self.split, config)
         accuracies = evaluate(runtime, loader.epoch(), points)
-        for name, reason in loader.damaged.items():
-            print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)
+        print_damaged(loader)
         batch_size = self.data.batch_size
         throughputs = measure_throughput(runtime, points, batch_size, self.repeats) if self.repeats else None
         results = tabulate(config, points, accuracies, throughputs)
@@ -129,6 +129,8 @@ class Benchmark:
 
     def run(self) -> None:
         """Print the table, write the report."""
+        if self.out is not None:
+            make_directory(self.out)
         is_stored = Path(self.model).exists()
         runtime = self.run_by.open(self.model) if is_stored else self.run_by.run(create_model(self.model).eval())
         points = parse_points(self.complexities, runtime.points)

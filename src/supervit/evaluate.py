@@ -1,5 +1,6 @@
 """What each operating point is worth (accuracy) and costs (MACs, images per second)."""
 
+import contextlib
 import os
 import platform
 import re
@@ -7,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,12 +168,19 @@ def tabulate(
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a measurement was made with: device, threads and versions."""
-    installed = {name: metadata.version(name) for name in ("onnxruntime", "openvino") if find_spec(name)}
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__, **installed},
+        "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__, **_optional_versions()},
     }
+
+
+def _optional_versions() -> dict[str, str]:
+    found = {}
+    for name in ("onnx", "onnxruntime", "openvino", "nncf"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def runtime_environment(runtime: Runtime) -> dict[str, Any]:
@@ -189,19 +196,3 @@ def device_name(device: torch.device) -> str:
     cpu_list = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", cpu_list.read_text(), re.MULTILINE) if cpu_list.exists() else []
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of that name; `auto` is the GPU if there is one.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use auto, cpu or cuda") from error
-    return device

@@ -16,8 +16,8 @@ Projection = Callable[[Tensor], tuple[Tensor, ...]]
 _ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU, nearly: 6 MiB of hidden activations at width 384
 
 
-def check_images(images: Tensor, in_chans: int) -> None:
-    """Refuse images that are not normalised, square and of the model's channel count (B, C, S, S)."""
+def check_images(images: Tensor, in_chans: int, grid_size: int) -> None:
+    """Refuse images that are not normalised, square, of the model's channel count and a pixel for each patch (B, C, S, S)."""
     if images.ndim != 4 or images.shape[1] != in_chans or images.shape[2] != images.shape[3]:
         raise InputError(
             f"images of shape {tuple(images.shape)} do not fit; expected (batch, {in_chans}, S, S): "
@@ -26,6 +26,11 @@ def check_images(images: Tensor, in_chans: int) -> None:
     if not images.is_floating_point():
         raise InputError(
             f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
+        )
+    if images.shape[-1] < grid_size:
+        raise InputError(
+            f"images of {images.shape[-1]} pixels are too small for grid size {grid_size}: "
+            "each patch needs a pixel; use larger images or a smaller grid"
         )
 
 
@@ -41,9 +46,12 @@ def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
     """
     if images.shape[-1] == side:
         return images
-    return F.interpolate(
-        images, size=(side, side), mode="bilinear", align_corners=form == "align_corners", antialias=form == "antialias"
-    )
+    is_short = images.dtype in (torch.bfloat16, torch.float16)  # not all forms have such kernels on a CPU
+    resized = F.interpolate(
+        images.float() if is_short else images, size=(side, side),
+        mode="bilinear", align_corners=form == "align_corners", antialias=form == "antialias",
+    )  # fmt: skip
+    return resized.to(images.dtype)
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:

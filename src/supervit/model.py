@@ -180,12 +180,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
 
     def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
         """Class token and patch tokens with their positions (Eq. 7)."""
-        check_images(images, self.config.in_chans)
-        if images.shape[-1] < grid_size:
-            raise InputError(
-                f"images of {images.shape[-1]} pixels are too small for grid size {grid_size}: "
-                "each patch needs a pixel; use larger images or a smaller grid"
-            )
+        check_images(images, self.config.in_chans, grid_size)
         side = self.config.patch_size * grid_size
         tokens = self.patch_embed(resize_images(images, side, self.config.resize))
         tokens = mix(tokens, grid_size) if mix else tokens

@@ -14,7 +14,7 @@ from torch import Tensor
 from supervit.cascade import Cascade, Ladder
 from supervit.choose import Budget, choose
 from supervit.complexity import Complexity
-from supervit.cost_table import CostTable
+from supervit.cost_table import CostTable, Setup
 from supervit.data import DamagedImage, evaluation_transform, naming_damage, open_image, read_for_grid
 from supervit.errors import InputError
 from supervit.layers import resize_images
@@ -75,7 +75,8 @@ class Predictor:
 
     Args:
         model: A model, run where it is, or a runtime.
-        complexity: Operating point of calls that name none, or the ladder of a cascade; default: the largest grid, uncut.
+        complexity: Operating point of calls that name none, or the ladder of a cascade; default: the dearest one, which is
+            the largest grid, uncut, where the runtime has it.
         batch_size: Most images that run at once.
         reduced_decoding: Whether JPEG files are decoded no further than a grid below the largest needs (`read_for_grid`);
             pixels then differ slightly from those of evaluation.
@@ -99,7 +100,9 @@ class Predictor:
         if not self.config.num_classes:
             raise InputError("the model has num_classes 0 and so nothing to predict; give it a classifier")
         self.batch_size, self.reduced_decoding = batch_size, reduced_decoding
-        self.complexity = self._point(self.config.space.largest if complexity is None else complexity)
+        self._cascades: dict[tuple[Ladder, int], Cascade] = {}
+        dearest = max(self.runtime.points, key=lambda point: executed_macs(self.config, point))
+        self.complexity = self._point(dearest if complexity is None else complexity)
         self._transform = evaluation_transform(self.config)
 
     def within(self, budget: Budget, costs: CostTable, batch_size: int | None = None) -> "Predictor":
@@ -111,8 +114,9 @@ class Predictor:
             batch_size: One of the table's; default: the one that the choice is best at.
 
         Raises:
-            InputError: as `choose`.
+            InputError: as `choose`, or costs of another model, device, runtime, precision or number of threads.
         """
+        costs.check(Setup.of(self.runtime))
         chosen = copy.copy(self)
         cost = choose(costs, budget, batch_size)
         chosen.complexity, chosen.batch_size = cost.complexity, cost.batch_size
@@ -141,7 +145,9 @@ class Predictor:
 
     def _point(self, complexity: AnyPoint) -> Complexity | Cascade:
         if isinstance(complexity, Ladder):
-            return Cascade(self.runtime, complexity, self.batch_size)
+            if (complexity, self.batch_size) not in self._cascades:  # to make one takes a look at all weights
+                self._cascades[complexity, self.batch_size] = Cascade(self.runtime, complexity, self.batch_size)
+            return self._cascades[complexity, self.batch_size]
         return Complexity.of(complexity)
 
     def _answers(self, images: Iterable[AnyImage], point: Complexity | Cascade) -> Iterator[Answer]:

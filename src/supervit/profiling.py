@@ -92,9 +92,10 @@ def measure_ladders(
         batch_size: Images per batch at every rung.
         repeats: Timed passes per ladder, after one that does not count.
     """
+    cascades = {ladder: Cascade(model, ladder, batch_size) for ladder in ladders}
 
     def run(images: Tensor, ladder: Ladder) -> None:
-        Cascade(model, ladder, batch_size).run(images.split(batch_size))
+        cascades[ladder].run(images.split(batch_size))
 
     seconds = time_calls(run, images, ladders, repeats, warmup=1)
     return {ladder: len(images) * repeats / sum(each) for ladder, each in seconds.items()}

@@ -9,7 +9,8 @@ import torch
 from supervit import Complexity, InputError, SuperViT
 from supervit.cascade import Cascade, Ladder, climb_macs
 from supervit.runtimes import Runtime, RuntimeConfig, as_runtime, available_runtimes, open_runtime, runtime_names
-from tests.contract.test_exports import small_model
+from tests.conftest import small_config, trained_like
+from tests.contract.test_exports import SMALL, small_model
 
 HERE = {(found.name, found.precision): found.obstacle for found in available_runtimes("cpu")}
 CASES = [(*case, "deit") for case in HERE] + [(name, "float32", "lvvit") for name in runtime_names()]
@@ -113,6 +114,35 @@ def test_a_model_is_a_runtime_where_and_as_it_is():
         torch.testing.assert_close(logits, model.eval()(images.bfloat16(), "7").float())
 
 
+@pytest.mark.parametrize("resize", ["align_corners", "half_pixel", "antialias"])
+def test_bfloat16_resizes_as_float32_does(resize):
+    if obstacle := HERE["eager", "bfloat16"]:
+        pytest.skip(obstacle)
+    model = trained_like(SuperViT(small_config(**SMALL, resize=resize))).eval()
+    runtime, images = open_runtime("eager", model, RuntimeConfig(precision="bfloat16")), torch.randn(2, 3, 28, 28)
+    for logits in (runtime.logits(images, "4"), *runtime.forward_paths(images, ["4"])):
+        assert (logits - model(images, "4")).abs().mean() < 0.1 * model(images, "4").std()
+
+
+def test_a_copy_keeps_the_fingerprint_of_the_weights_that_it_has():
+    if obstacle := HERE["eager", "bfloat16"]:
+        pytest.skip(obstacle)
+    model = small_model()
+    copy, shared = open_runtime("eager", model, RuntimeConfig(precision="bfloat16")), open_runtime("eager", model)
+    before = model.fingerprint()
+    assert copy.fingerprint() == shared.fingerprint() == before
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    assert copy.fingerprint() == before != shared.fingerprint() == model.fingerprint()
+
+
+def test_images_too_small_for_the_grid_are_refused_however_they_run(opened):
+    runtime, _ = opened
+    for run in (runtime.logits, lambda images, point: runtime.forward_paths(images, [point])):
+        with pytest.raises(InputError, match="images of 6 pixels are too small for grid size 7"):
+            run(torch.randn(1, 3, 6, 6), "7")
+
+
 def test_compiled_makes_one_graph_for_each_way_of_picking_rows(monkeypatch):
     graphs = []
 
@@ -121,7 +151,7 @@ def test_compiled_makes_one_graph_for_each_way_of_picking_rows(monkeypatch):
         return graph.forward
 
     compile_with = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compile_with(function, dynamic=dynamic, backend=count))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_with(function, **options, backend=count))
     torch._dynamo.reset()
     runtime = open_runtime("compiled", small_model())
     runtime.prepare(["7@0.5"], 2)
@@ -140,7 +170,7 @@ def test_compiled_makes_one_graph_for_each_way_of_picking_rows(monkeypatch):
             RuntimeConfig(precision="int8", calibration=torch.zeros(1, 3, 8, 8)),
             "it computes in float32 or bfloat16; can: ",
         ),
-        ("openvino", RuntimeConfig(device="cuda"), "openvino cannot run in float32 on cuda: it runs on the CPU alone"),
+        ("openvino", RuntimeConfig(device="cuda"), "it runs on the CPU alone|device 'cuda' cannot be used"),
     ],
 )
 def test_what_cannot_run_here_is_refused_with_what_can(name, config, message):

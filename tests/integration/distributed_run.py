@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from supervit.distributed import World
-from supervit.evaluate import pick_device
+from supervit.runtimes import pick_device
 from supervit.train import loop
 from tests.integration.test_train import changed, tiny_run
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from supervit import Complexity, InputError, SuperViT
-from supervit.evaluate import Accuracy, evaluate, measure_throughput, pick_device, tabulate
+from supervit.evaluate import Accuracy, evaluate, measure_throughput, tabulate
 from supervit.report import csv_table, markdown_table, pareto_set, write_report
+from supervit.runtimes import pick_device
 from tests.conftest import small_config
 
 POINTS = [Complexity(4, 0.5), Complexity(7)]

@@ -7,7 +7,16 @@ import torch
 from PIL import Image
 
 from supervit import InputError
-from supervit.data import DamagedImage, DataConfig, EpochLoader, ImageDataset, SourceConfig, open_dataset, webdataset
+from supervit.data import (
+    DamagedImage,
+    DataConfig,
+    EpochLoader,
+    ImageDataset,
+    SourceConfig,
+    draw_images,
+    open_dataset,
+    webdataset,
+)
 from supervit.data._sources import Limited
 from supervit.distributed import World
 from tests.conftest import small_config
@@ -234,3 +243,34 @@ def test_a_training_batch_of_nothing_but_damage_stops(workers):
 def test_evaluation_goes_past_a_batch_of_nothing_but_damage():
     data = loader(Numbered(12, frozenset(range(4, 8))), max_damaged=0.5)
     assert numbers(data.epoch()) == [0, 1, 2, 3, 8, 9, 10, 11]
+
+
+def test_images_are_drawn_at_random_and_the_same_for_the_same_seed():
+    images, labels = draw_images(loader(Numbered(50)), 10, seed=1)
+    drawn = [int(number) for number in images[:, 0]]
+    assert len(set(drawn)) == 10
+    assert drawn != sorted(drawn)
+    assert [number % 2 for number in drawn] == labels.tolist()
+    again, _ = draw_images(loader(Numbered(50), batch_size=3), 10, seed=1)
+    assert [int(number) for number in again[:, 0]] == drawn
+    other, _ = draw_images(loader(Numbered(50)), 10, seed=2)
+    assert [int(number) for number in other[:, 0]] != drawn
+    assert len(draw_images(loader(Numbered(5)), 10)[0]) == 5
+
+
+def test_damaged_images_are_not_drawn_but_noted():
+    some = loader(Numbered(8, frozenset({3, 4})), max_damaged=0.5)
+    images, _ = draw_images(some, 8)
+    assert sorted(int(number) for number in images[:, 0]) == [0, 1, 2, 5, 6, 7]
+    assert some.damaged == {"image 3": "torn", "image 4": "torn"}
+    with pytest.raises(InputError, match="more than max_damaged = 0.1 allows"):
+        draw_images(loader(Numbered(8, frozenset({3, 4})), max_damaged=0.1), 8)
+    with pytest.raises(InputError, match="0 images cannot be drawn"):
+        draw_images(some, 0)
+    with pytest.raises(InputError, match="none of 1 images can be drawn"):
+        draw_images(loader(Numbered(1, frozenset({0})), max_damaged=1.0), 1)
+
+
+def test_of_a_stream_the_first_images_are_drawn(shards):
+    images, labels = draw_images(loader(shards(4, 4)), 6)
+    assert len(images) == len(labels) == 6

@@ -13,6 +13,7 @@ from supervit import Complexity, InputError, SuperViT
 from supervit.cascade import Ladder
 from supervit.choose import Budget
 from supervit.commands import Predict
+from supervit.cost_table import Setup
 from supervit.data import SourceConfig, evaluation_transform, open_dataset, open_image, read_for_grid, read_image
 from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
@@ -214,6 +215,9 @@ def test_a_batch_of_tensors_of_several_sizes_is_resized_as_by_the_model(predicto
 
 def test_operating_points_share_one_copy_of_the_weights(predictor):
     rows = table(cost("4@0.5", latency_ms=1.0, top1=50.0, macs=10), cost("7", 2, latency_ms=5.0, top1=70.0, macs=60))
+    with pytest.raises(InputError, match="the cost table holds for model 'm', here it is"):
+        predictor.within(Budget(latency_ms=2), rows)
+    rows = dataclasses.replace(rows, setup=Setup.of(predictor.runtime))
     cheap, dear = (predictor.within(Budget(latency_ms=limit), rows) for limit in (2, 20))
     assert (str(cheap.complexity), cheap.batch_size) == ("4@0.5", 1)
     assert (str(dear.complexity), dear.batch_size) == ("7", 2)
@@ -278,6 +282,24 @@ def test_what_is_no_image_is_refused(predictor, image, message):
         predictor([image])
     with pytest.raises(InputError, match=message):
         predictor(image)
+
+
+def test_the_default_is_the_dearest_point_that_the_runtime_has():
+    runtime = dataclasses.replace(
+        as_runtime(SuperViT(small_config())), points=(Complexity(4, 0.5), Complexity(6), Complexity(5))
+    )
+    assert Predictor(runtime).complexity == Complexity(6)
+    assert Predictor(runtime.model).complexity == Complexity(7)
+
+
+def test_a_ladder_is_looked_at_once(predictor, monkeypatch):
+    looks, fingerprint = [], SuperViT.fingerprint
+    monkeypatch.setattr(SuperViT, "fingerprint", lambda self: looks.append(self) or fingerprint(self))
+    ladder = Ladder((Complexity(4), Complexity(7)), (0.5,), model=fingerprint(predictor.runtime.model))
+    predictor = Predictor(predictor.runtime.model)
+    for _ in range(3):
+        predictor(photograph(40, 40), ladder)
+    assert len(looks) == 1
 
 
 def test_impossible_predictors_and_points_are_refused(predictor):

@@ -76,10 +76,13 @@ def test_what_is_held_out_has_no_part_in_the_choice():
         assert each.held_out == simulate(answers[held_out], each.ladder, CLIMB)
 
 
-def test_a_running_cascade_does_what_was_simulated(model):
+@pytest.mark.parametrize("answer", ["last", "mean"])
+def test_a_running_cascade_does_what_was_simulated(model, answer):
     images, labels = torch.randn(40, 3, 28, 28), torch.randint(0, 5, (40,))
     answers = collect_answers(model, [(images[:25], labels[:25]), (images[25:], labels[25:])], POINTS)
+    answers = answers.last() if answer == "last" else answers
     for each in calibrate(answers, partial(climb_macs, model.config), max_rungs=2):
+        assert each.ladder.answer == answer
         exits = Cascade(model, each.ladder, batch_size=8).predict(images)
         outcome = simulate(answers, each.ladder, partial(climb_macs, model.config))
         assert 100 * (exits.logits.argmax(1) == labels).float().mean() == pytest.approx(outcome.top1, abs=5.1)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -26,12 +27,15 @@ def middle_thresholds(model, images, *texts):
 
 @pytest.mark.parametrize("texts", [("4@0.5", "7@0.7"), ("7@0.5", "7@0.7", "7"), ("4@0.5", "4", "7@0.5", "7"), ("5",)])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_images_get_the_answer_of_the_first_rung_that_is_sure(model, texts, batch_size):
+@pytest.mark.parametrize("answer", ["last", "mean"])
+def test_images_get_the_answer_of_the_first_rung_that_is_sure(model, texts, batch_size, answer):
     images = torch.randn(23, 3, 28, 28)
     with torch.no_grad():
-        rungs = ladder(*texts, thresholds=middle_thresholds(model, images, *texts))
+        rungs = dataclasses.replace(ladder(*texts, thresholds=middle_thresholds(model, images, *texts)), answer=answer)
         found = Cascade(model, rungs, batch_size).run(images.split(5))
         every = torch.stack(model.forward_paths(images, rungs.rungs))
+    if answer == "mean":
+        every = (every.softmax(dim=2).cumsum(dim=0) / torch.arange(1, len(texts) + 1)[:, None, None]).log()
     for index in range(len(images)):
         left_at = next(
             (
@@ -97,6 +101,7 @@ def test_confidences_are_in_order_of_certainty():
         (lambda: ladder("4", "7", thresholds=(1.5,)), r"thresholds \(1.5,\) are not all in"),
         (lambda: ladder("4", "7", thresholds=(float("nan"),)), "are not all in"),
         (lambda: ladder("4", confidence="sure"), "unknown confidence 'sure'"),
+        (lambda: dataclasses.replace(ladder("4"), answer="best"), "unknown answer 'best'"),
         (lambda: confidence_of(torch.zeros(2, 1), "margin"), "at least two classes, the model has 1"),
         (lambda: confidence_of(torch.zeros(2, 3), "sure"), "unknown confidence 'sure'"),
         (lambda: Cascade(SuperViT(small_config()), ladder("4"), 0), "batch_size 0"),
@@ -138,14 +143,17 @@ def test_ladders_are_read_as_they_were_written(tmp_path):
     [
         ("{", "is not a ladder"),
         ("[]", "nothing else"),
-        ('{"rungs": ["4"], "thresholds": []}', "nothing else"),
-        ('{"rungs": ["4", "x"], "thresholds": [0.5], "confidence": "margin", "model": null}', "complexity 'x' does not parse"),
-        ('{"rungs": ["4", "7"], "thresholds": ["0.5"], "confidence": "margin", "model": null}', "is not a ladder"),
-        ('{"rungs": 4, "thresholds": [0.5], "confidence": "margin", "model": null}', "is not a ladder"),
-        ('{"rungs": ["4"], "thresholds": [], "confidence": ["margin"], "model": null}', "is not a ladder"),
+        ({"confidence": None, "more": 1}, "nothing else"),
+        ({"rungs": ["4", "x"]}, "complexity 'x' does not parse"),
+        ({"thresholds": ["0.5"]}, "is not a ladder"),
+        ({"rungs": 4}, "is not a ladder"),
+        ({"confidence": ["margin"]}, "is not a ladder"),
+        ({"answer": "best"}, "unknown answer 'best'"),
     ],
 )
 def test_files_that_are_no_ladder_are_refused(tmp_path, content, message):
+    if isinstance(content, dict):
+        content = json.dumps(ladder("4", "7", thresholds=(0.5,)).to_dict() | content)
     (tmp_path / "ladder.json").write_text(content)
     with pytest.raises(InputError, match=message):
         Ladder.load(tmp_path / "ladder.json")

@@ -40,6 +40,15 @@ def test_accuracy_and_agreement_are_counted_by_operating_point(only_eager):
     assert all(each.latency_ms > 0 < each.speedup for each in found)
 
 
+def test_a_loss_of_just_as_much_as_is_allowed_is_allowed():
+    assert best_runtime([row("eager", 1.0), row("quick", 2.0, 80.0 - 80.2)]) == ("quick", "float32")  # -0.20000000000000284
+
+
+def test_grids_that_exported_graphs_do_not_have_are_refused_before_any_work(only_eager):
+    with pytest.raises(InputError, match="grid size 3 is not on the menu .*; use one of 4, 5, 6, 7"):
+        compare_runtimes(SuperViT(small_config()), torch.randn(2, 3, 28, 28), torch.zeros(2), [Complexity(3)], batch_size=2)
+
+
 @pytest.mark.parametrize("change", [{"complexities": []}, {"batch_size": 3}, {"batch_size": 0}, {"repeats": 0}])
 def test_comparisons_that_make_no_sense_are_refused(change, only_eager):
     options = {"complexities": [Complexity(7)], "batch_size": 2, **change}

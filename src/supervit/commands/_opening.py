@@ -1,5 +1,6 @@
 """What the commands share: the model in a runtime, its operating points, its classes."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ import tyro
 from supervit.checkpoints import load
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
+from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
 from supervit.errors import InputError
-from supervit.evaluate import pick_device
 from supervit.model import SuperViT
 from supervit.runtimes import Precision, Runtime, RuntimeConfig, is_artefact, open_artefact, open_runtime
 
@@ -54,8 +55,8 @@ class _RunOptions:
                 "int8 is calibrated on images: supervit export MODEL --target openvino --precision int8 --data.root DATA "
                 "--out ARTEFACT, then give ARTEFACT instead of MODEL"
             )
-        device = self.device if self.device == "auto" else str(pick_device(self.device))
-        return open_runtime(self.runtime or "eager", model, RuntimeConfig(device, self.precision or "float32", self.threads))
+        config = RuntimeConfig(self.device, self.precision or "float32", self.threads)
+        return open_runtime(self.runtime or "eager", model, config)
 
     def _open_artefact(self, path: Path, overrides: dict[str, Any]) -> Runtime:
         if overrides:
@@ -88,3 +89,16 @@ def check_classes(classes: Sequence[str], config: SuperViTConfig) -> None:
             f"the data have {len(classes)} classes, the model {config.num_classes}; give --data.class-list, "
             "a file with one class folder name per line in the model's order"
         )
+
+
+def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> EpochLoader:
+    """The images of a part of the data, in order, whose classes are the model's."""
+    dataset = open_dataset(data, split, config)
+    check_classes(dataset.classes, config)
+    return EpochLoader(dataset, data.batch_size, data.workers, max_damaged=data.max_damaged)
+
+
+def print_damaged(loader: EpochLoader) -> None:
+    """Say which images were skipped, on standard error."""
+    for name, reason in loader.damaged.items():
+        print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)

@@ -1,7 +1,6 @@
 """`supervit cascade`."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -12,17 +11,17 @@ import torch
 import tyro
 from torch import Tensor
 
-from supervit.calibrate import SAFETY, Answers, Calibrated, calibrate, collect_answers, halves, paper_ladder, pick_cascade
-from supervit.cascade import Confidence, Ladder, climb_macs
-from supervit.commands._opening import Points, RunOptions, check_classes, parse_points
+from supervit.calibrate import SAFETY, Calibrated, MeanAnswers, calibrate, collect_answers, halves, paper_ladder, pick_cascade
+from supervit.cascade import Answering, Confidence, Ladder, climb_macs
+from supervit.commands._opening import Points, RunOptions, open_loader, parse_points, print_damaged
 from supervit.cost_table import Setup
-from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
+from supervit.data import EpochLoader, SourceConfig, Split
 from supervit.errors import InputError
 from supervit.figures import draw_cascade
 from supervit.profiling import measure_ladders
 from supervit.report import aligned_table, check_plotting, mac_unit
 from supervit.runtimes import Runtime
-from supervit.storage import write_text
+from supervit.storage import make_directory, write_text
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Cascade:
     """Operating points that may be rungs, such as 8@0.5 14 (default: the model's menu)."""
     confidence: Confidence = "probability"
     """When the model is sure: by its highest probability, its margin over the second, or the entropy of all."""
+    answer: Answering = "mean"
+    """What answers at a rung: the mean of the probabilities of all rungs climbed so far, or that of the last one alone."""
     max_rungs: int = 3
     """Most operating points in a ladder."""
     target_top1: float | None = None
@@ -57,20 +58,20 @@ class Cascade:
 
     def run(self) -> None:
         """Print the cascade beside the dearest operating point and the paper's pair, write ladder and curve."""
-        if self.timed_images < 0 or self.safety < 0:
-            raise InputError(f"timed_images {self.timed_images} and safety {self.safety:g} must be at least 0")
+        if self.timed_images < 0 or self.safety < 0 or self.max_rungs < 1:
+            raise InputError(
+                f"timed_images {self.timed_images} and safety {self.safety:g} must be at least 0, max_rungs {self.max_rungs} 1"
+            )
         if self.target_top1 is not None and self.target_macs is not None:
             raise InputError(f"target_top1 {self.target_top1} and target_macs {self.target_macs}: give one of the two")
         if self.out is not None:
             check_plotting()
+            make_directory(self.out)
         runtime = self.run_by.open(self.model)
         points = parse_points(self.complexities, runtime.points)
-        dataset = open_dataset(self.data, self.split, runtime.model_config)
-        check_classes(dataset.classes, runtime.model_config)
-        loader = EpochLoader(dataset, self.data.batch_size, self.data.workers, max_damaged=self.data.max_damaged)
+        loader = open_loader(self.data, self.split, runtime.model_config)
         answers = collect_answers(runtime, (batch[:2] for batch in loader.epoch()), points, self.confidence)
-        for name, reason in loader.damaged.items():
-            print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)
+        print_damaged(loader)
         found = self._search(answers, runtime)
         chosen = self._choose(found)
         images = self._held_out_images(loader, len(answers))
@@ -89,15 +90,15 @@ class Cascade:
             draw_cascade(found.curve, found.singles, found.paper_curve, files)
             print(f"\nwrote {self.out}")
 
-    def _search(self, answers: Answers, runtime: Runtime) -> "_Found":
+    def _search(self, answers: MeanAnswers, runtime: Runtime) -> "_Found":
         config = runtime.model_config
         climb = partial(climb_macs, config, shares_prefixes=runtime.model is not None)
-        search = partial(calibrate, answers, climb, seed=self.seed)
+        search, last = partial(calibrate, climb=climb, seed=self.seed), answers.last()
         pair = paper_ladder(config.space)
         return _Found(
-            curve=search(max_rungs=self.max_rungs),
-            singles=[search(ladders=[[point]])[0] for point in answers.points],
-            paper_curve=search(ladders=[pair]) if len({*pair} & {*answers.points}) == 2 else [],
+            curve=search(answers if self.answer == "mean" else last, max_rungs=self.max_rungs),
+            singles=[search(last, ladders=[[point]])[0] for point in answers.points],
+            paper_curve=search(last, ladders=[pair]) if len({*pair} & {*answers.points}) == 2 else [],
         )
 
     def _choose(self, found: "_Found") -> dict[str, Calibrated]:

@@ -6,9 +6,10 @@ import tyro
 from torch import Tensor
 
 from supervit.checkpoints import load
+from supervit.commands._opening import open_loader, print_damaged
 from supervit.config import SuperViTConfig
-from supervit.data import SourceConfig, draw_images, open_dataset
-from supervit.export import ExportConfig, export_model
+from supervit.data import SourceConfig, draw_images
+from supervit.export import ExportConfig, check_export, export_model
 from supervit.report import aligned_table
 
 
@@ -18,13 +19,14 @@ class Export(ExportConfig):
 
     model: tyro.conf.Positional[str] = tyro.MISSING
     """Model directory or weights file (whatever `supervit.load` takes)."""
-    data: SourceConfig = field(default_factory=SourceConfig)
+    data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=64))
     """int8: the data whose validation images it is calibrated on."""
     calibration_images: int = 256
     """int8: how many of them."""
 
     def run(self) -> None:
         """Export, print how each point differs from PyTorch."""
+        check_export(self.target, self.precision, self.points, self.out)
         model = load(self.model)
         report = export_model(model, self.target, self.out, self.points, self.precision, self._calibration(model.config))
         cells = [["complexity", "image side", "keep", "largest difference"]]
@@ -37,4 +39,7 @@ class Export(ExportConfig):
     def _calibration(self, config: SuperViTConfig) -> Tensor | None:
         if self.precision != "int8":
             return None
-        return draw_images(open_dataset(self.data, "val", config), self.calibration_images)[0]
+        loader = open_loader(self.data, "val", config)
+        images, _ = draw_images(loader, self.calibration_images)
+        print_damaged(loader)
+        return images

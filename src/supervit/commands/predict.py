@@ -24,7 +24,7 @@ class Predict:
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files; one that cannot be read is reported, the others are answered."""
     complexity: str | None = None
-    """Operating point, such as 8@0.5 (default: the largest grid, uncut)."""
+    """Operating point, such as 8@0.5 (default: the dearest one, the largest grid uncut where the artefact has it)."""
     ladder: Path | None = None
     """Instead of an operating point: the ladder.json of `supervit cascade`, by which sure images leave early."""
     form: Literal["table", "json"] = "table"

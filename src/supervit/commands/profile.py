@@ -14,6 +14,7 @@ from supervit.errors import InputError
 from supervit.figures import draw_costs
 from supervit.profiling import profile
 from supervit.report import aligned_table, check_plotting
+from supervit.storage import make_directory
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ class Profile:
 
     def run(self) -> None:
         """Print the rows, the Pareto set if accuracies are known, write both."""
-        if self.out is not None and self.accuracies is not None:
-            check_plotting()
+        if self.out is not None:
+            make_directory(self.out)
+            if self.accuracies is not None:
+                check_plotting()
         top1 = {} if self.accuracies is None else read_accuracies(self.accuracies)
         runtime = self.run_by.open(self.model)
         points = parse_points(self.complexities, runtime.points)

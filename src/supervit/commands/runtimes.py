@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tyro
+from torch import Tensor
 
 from supervit.checkpoints import load
-from supervit.commands._opening import Points, check_classes, parse_points
+from supervit.commands._opening import Points, open_loader, parse_points, print_damaged
 from supervit.comparison import Comparison, best_runtime, compare_runtimes
-from supervit.data import SourceConfig, Split, draw_images, open_dataset
+from supervit.config import SuperViTConfig
+from supervit.data import SourceConfig, Split, draw_images
 from supervit.errors import InputError
-from supervit.evaluate import environment, pick_device
+from supervit.evaluate import environment
 from supervit.report import aligned_table
-from supervit.runtimes import available_runtimes
+from supervit.runtimes import available_runtimes, pick_device
 from supervit.storage import make_directory, write_text
 
 
@@ -24,8 +26,8 @@ class Runtimes:
 
     model: tyro.conf.Positional[str]
     """Model directory or weights file (whatever `supervit.load` takes)."""
-    data: SourceConfig = field(default_factory=SourceConfig)
-    """The data."""
+    data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=16))
+    """The data; its batch size is also that of the measurement."""
     split: Split = "val"
     """Part of the data."""
     images: int = 500
@@ -36,8 +38,6 @@ class Runtimes:
     """Operating points, such as 8@0.5 14 (default: the cheapest and the dearest of the menu)."""
     max_loss: float = 0.2
     """Points of top-1 that the best one may lose against PyTorch in float32 at any of them."""
-    batch_size: int = 16
-    """Images per batch."""
     repeats: int = 10
     """Timed batches per operating point and runtime."""
     threads: int | None = None
@@ -56,34 +56,46 @@ class Runtimes:
                 f"images {self.images} must be at least 1, calibration_images {self.calibration_images} and max_loss "
                 f"{self.max_loss:g} at least 0"
             )
+        if self.out is not None:
+            make_directory(self.out)
         device = pick_device(self.device)
         model = load(self.model)
         menu = list(model.config.space)
         points = parse_points(self.complexities, (menu[0], model.config.space.largest))
-        dataset = open_dataset(self.data, self.split, model.config)
-        check_classes(dataset.classes, model.config)
-        images, labels = draw_images(dataset, self.images + self.calibration_images, self.seed)
-        count = max(len(images) - self.calibration_images, 1)
-        calibration = images[count:]
+        images, labels, calibration = self._draw(model.config)
         for found in available_runtimes(device.type):
             if found.obstacle:
                 print(f"not here: {found.name} {found.precision}, {found.obstacle}")
         rows = compare_runtimes(
-            model.to(device), images[:count], labels[:count], points,
-            calibration=calibration if len(calibration) else None, device=str(device), threads=self.threads,
-            batch_size=min(self.batch_size, count), repeats=self.repeats,
+            model.to(device), images, labels, points,
+            calibration=calibration, device=str(device), threads=self.threads,
+            batch_size=min(self.data.batch_size, len(images)), repeats=self.repeats,
         )  # fmt: skip
-        print(f"{count} images; against eager float32:\n\n{_table(rows)}", end="")
+        print(f"{len(images)} images; against eager float32:\n\n{_table(rows)}", end="")
         name, precision = best_runtime(rows, self.max_loss)
         print(f"\nthe fastest that loses at most {self.max_loss:g} points: {name} {precision}")
         if self.out is not None:
-            make_directory(self.out)
             records = [asdict(row) | {"complexity": str(row.complexity)} for row in rows]
-            report = {"model": self.model, "data": str(self.data.root or self.data.name), "images": count}
-            report |= {"calibration_images": len(calibration), "batch_size": self.batch_size, **environment(device)}
+            settings = ("split", "images", "calibration_images", "max_loss", "repeats", "seed")
+            report = {"model": self.model, "data": str(self.data.root or self.data.name), "batch_size": self.data.batch_size}
+            report |= {name: getattr(self, name) for name in settings} | environment(device)
             report |= {"best": {"runtime": name, "precision": precision}, "rows": records}
             write_text(self.out / "runtimes.json", json.dumps(report, indent=2) + "\n")
             print(f"wrote {self.out}")
+
+    def _draw(self, config: SuperViTConfig) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, their class indices, and other images to calibrate on, or None."""
+        loader = open_loader(self.data, self.split, config)
+        wanted = self.images + self.calibration_images
+        images, labels = draw_images(loader, wanted, self.seed)
+        print_damaged(loader)
+        if len(images) < wanted:
+            raise InputError(
+                f"{len(images)} images are there, fewer than images {self.images} and calibration_images "
+                f"{self.calibration_images} together; ask for fewer"
+            )
+        calibration = images[self.images :] if self.calibration_images else None
+        return images[: self.images], labels[: self.images], calibration
 
 
 def _table(rows: Sequence[Comparison]) -> str:

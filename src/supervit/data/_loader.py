@@ -5,8 +5,8 @@ the number of workers, so a run that goes on within an epoch starts at the right
 Of a stream each worker has a part of its own, so there the number of workers counts too.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from supervit.data._images import DamagedImage
-from supervit.data._sources import ImageDataset, is_stream, mix_seed
+from supervit.data._sources import ImageDataset, Limited, is_stream, mix_seed
 from supervit.distributed import World
 from supervit.errors import InputError
 
@@ -209,34 +209,32 @@ def _load(dataset: ImageDataset, batch: _Batch) -> _Loaded:
     return default_collate(samples), damage
 
 
-def draw_images(dataset: ImageDataset, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def draw_images(loader: EpochLoader, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Some images (N, C, S, S) of a data set in memory, and their class indices (N).
 
     Args:
-        dataset: From `open_dataset`; of a stream the first images are taken, else random ones, damaged ones never.
-        count: How many; all where there are not so many.
-        seed: Seed of the draw.
+        loader: Of the data set; loads them, and notes the damaged ones, which are left out.
+        count: How many; fewer where there are not so many, or some are damaged.
+        seed: Seed of the draw; of a stream the first images are taken.
 
     Raises:
-        InputError: there are none.
+        InputError: count under 1, no images, or as `EpochLoader.epoch`.
     """
-    pairs: Iterator[Any]
-    if is_stream(dataset.source):
-        pairs = (
-            pair for batch in EpochLoader(dataset, 64, 0, max_damaged=1.0).epoch() for pair in zip(*batch[:2], strict=True)
-        )
-    else:
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
-        pairs = _readable(dataset, order)
-    drawn = list(islice(pairs, count))
-    if not drawn:
-        raise InputError(
-            f"{count} of {len(dataset)} images were to be drawn, none can be; give a data set with readable images"
-        )
-    return torch.stack([image for image, *_ in drawn]), torch.tensor([int(label) for _, label, *_ in drawn])
-
-
-def _readable(dataset: ImageDataset, order: Sequence[int]) -> Iterator[Any]:
-    for index in order:
-        with contextlib.suppress(DamagedImage):
-            yield dataset[index]
+    if count < 1:
+        raise InputError(f"{count} images cannot be drawn; draw at least 1")
+    dataset = loader.dataset
+    if not is_stream(dataset.source):
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
+        dataset = replace(dataset, source=Limited(dataset.source, order.tolist()))
+    drawing = EpochLoader(dataset, loader.batch_size, loader.workers, max_damaged=loader.max_damaged)
+    images, labels, seen = [], [], 0
+    for batch in drawing.epoch():
+        images.append(batch[0])
+        labels.append(batch[1])
+        seen += len(batch[1])
+        if seen >= count:
+            break
+    loader.damaged |= drawing.damaged
+    if not seen:
+        raise InputError(f"none of {len(dataset)} images can be drawn; give a data set with images")
+    return torch.cat(images)[:count], torch.cat(labels)[:count]

@@ -3,6 +3,8 @@
 A target file has:
 
 - `PRECISIONS`: the precisions it can write;
+- `IS_STATIC`: whether it takes graphs of one operating point alone;
+- `PACKAGES`: optional packages that it needs, each with the extra of ours that brings it;
 - `CASTS`: others that what was written in float32 can be read in;
 - `RUNTIME`: the name of what runs the file;
 - `write(graph, directory, calibration)`: writes a `Graph`; `calibration` is what to quantise by, empty unless int8;
@@ -30,11 +32,11 @@ from supervit.errors import InputError, SuperViTError
 from supervit.export._graph import AnyComplexity, Graph, Interface, Precision, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.model import SuperViT
-from supervit.plugins import load_plugin, plugin_names
+from supervit.plugins import import_extra, load_plugin, plugin_names
 
 __all__ = [
-    "ExportConfig", "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "export_model",
-    "target_names", "trace",
+    "ExportConfig", "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "check_export",
+    "export_model", "read_graph", "read_report", "runner_of", "target_names", "trace",
 ]  # fmt: skip
 
 REPORT_FILE = "export.json"
@@ -95,6 +97,25 @@ def target_names() -> list[str]:
     return plugin_names(sys.modules[__name__])
 
 
+def check_export(target: str, precision: str, points: Sequence[AnyComplexity], out: Path) -> None:
+    """Refuse what cannot be exported, before any work. Arguments as in `export_model`.
+
+    Raises:
+        InputError: an unknown target, a precision or a number of operating points that it has not, a package that is missing,
+            an operating point that does not parse, or a directory that exists.
+    """
+    plugin = load_plugin(sys.modules[__name__], target)
+    if precision not in plugin.PRECISIONS:
+        raise InputError(f"{target} cannot be exported in {precision!r}; use {' or '.join(plugin.PRECISIONS)}")
+    asked = {Complexity.of(point) for point in points}
+    if plugin.IS_STATIC and len(asked) != 1:
+        raise InputError(f"{target} takes one operating point, not {len(asked) or 'the menu'}; name one, or use onnx")
+    if out.exists():
+        raise InputError(f"{str(out)!r} exists; name a new directory")
+    for package, extra in (*plugin.PACKAGES, *((("nncf", "int8"),) if precision == "int8" else ())):
+        import_extra(package, extra)
+
+
 def export_model(
     model: SuperViT,
     target: str,
@@ -115,16 +136,13 @@ def export_model(
         calibration: Normalised images (N, C, S, S) that int8 is calibrated on, some hundred of those to be classified.
 
     Raises:
-        InputError: an unknown target, a precision that it has not, int8 without images, or a directory that exists.
+        InputError: as `check_export`, or int8 without images.
         ExportError: the logits differ from PyTorch's; nothing is written.
     """
-    plugin = load_plugin(sys.modules[__name__], target)
-    if precision not in plugin.PRECISIONS:
-        raise InputError(f"{target} cannot be exported in {precision!r}; use {' or '.join(plugin.PRECISIONS)}")
+    check_export(target, precision, points, out)
     if (calibration is None) == (precision == "int8"):
         raise InputError("int8, and no other precision, is calibrated: give some hundred normalised images with it")
-    if out.exists():
-        raise InputError(f"{str(out)!r} exists; name a new directory")
+    plugin = load_plugin(sys.modules[__name__], target)
     graph = trace(model, points)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:

@@ -135,6 +135,11 @@ class Graph(Interface):
 
     program: ExportedProgram
 
+    @property
+    def interface(self) -> Interface:
+        """What remains of use where the program has become another runtime's: without the weights."""
+        return Interface(self.config, self.points)
+
 
 def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     """The graph that serves these operating points (default: the menu), for any batch size; the model is left as it is."""
@@ -159,7 +164,7 @@ def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
 
 def calibration_feeds(graph: Graph, images: Tensor) -> list[Feed]:
     """Normalised images (N, C, S, S) as inputs of a graph by name, one image each; the operating points take turns."""
-    check_images(images, graph.config.in_chans)
+    check_images(images, graph.config.in_chans, max(point.grid_size for point in graph.points))
     if not images.shape[0]:
         raise InputError("no calibration images were given; give some hundred of those to be classified")
     feeds = []

@@ -13,6 +13,8 @@ from supervit.errors import InputError
 from supervit.export._graph import Feed, Graph, Precision
 
 PRECISIONS = ("float32",)
+IS_STATIC = True
+PACKAGES = ()
 CASTS = ()
 RUNTIME = "aot_inductor"
 
@@ -23,14 +25,10 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
     """Write `model.pt2`; takes a C++ compiler and half a minute.
 
     Raises:
-        InputError: several operating points, or no compiler that works.
+        InputError: no compiler that works.
     """
     assert not calibration
-    if graph.is_elastic:
-        points = " ".join(map(str, graph.points[:3]))
-        raise InputError(
-            f"aot_inductor takes one operating point, not {points} ...; give one, such as --points 14, or use onnx"
-        )
+    assert not graph.is_elastic
     try:
         torch._inductor.aoti_compile_and_package(graph.program, package_path=str(directory / _FILE))
     except torch._inductor.exc.InductorError as error:
@@ -39,7 +37,7 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
-    """The compiled model; `threads` are those of the process."""
+    """The compiled model; `threads` are those of PyTorch in this process."""
     assert precision in PRECISIONS
     if threads:
         torch.set_num_threads(threads)

@@ -13,6 +13,8 @@ from supervit.export._quantize import quantize
 from supervit.plugins import import_extra
 
 PRECISIONS = ("float32", "int8")
+IS_STATIC = False
+PACKAGES = (("onnxscript", "onnx"), ("onnxruntime", "onnx"))
 CASTS = ()
 RUNTIME = "onnx_runtime"
 

@@ -14,6 +14,8 @@ from supervit.export._quantize import quantize
 from supervit.plugins import import_extra
 
 PRECISIONS = ("float32", "int8")
+IS_STATIC = False
+PACKAGES = (("onnxscript", "openvino"), ("openvino", "openvino"))
 CASTS = ("bfloat16",)
 RUNTIME = "openvino"
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from supervit.export._graph import Feed, Graph, Precision
 
 PRECISIONS = ("float32",)
+IS_STATIC = False
+PACKAGES = ()
 CASTS = ()
 RUNTIME = "torch_export"
 
@@ -22,7 +24,7 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
-    """The written graph, run by PyTorch; `threads` are those of the process."""
+    """The written graph, run by PyTorch; `threads` are those of PyTorch in this process."""
     assert precision in PRECISIONS
     if threads:
         torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ def finetune() -> TrainConfig:
         model=SuperViTConfig(num_classes=0),
         data=DataConfig(batch_size=32, scale=(0.4, 1.0), auto_augment=None, random_erasing=0.0),
         epochs=3,
-        lr=6e-5,
+        lr=1e-4,
         min_lr=1e-6,
         warmup_lr=0.0,
         warmup_epochs=0.05,

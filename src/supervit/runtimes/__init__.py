@@ -20,12 +20,12 @@ from supervit.export import REPORT_FILE, Precision, read_graph, read_report, run
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
 from supervit.runtimes._graph import graph_runtime
-from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads
+from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, pick_device
 from supervit.runtimes._torch import torch_runtime
 
 __all__ = [
     "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "is_artefact",
-    "open_artefact", "open_runtime", "runtime_names",
+    "open_artefact", "open_runtime", "pick_device", "runtime_names",
 ]  # fmt: skip
 
 AnyModel = SuperViT | Runtime
@@ -72,14 +72,17 @@ def open_runtime(name: str, model: SuperViT, config: RuntimeConfig | None = None
     if config.device == "auto":
         has_gpu = torch.cuda.is_available() and plugin.obstacle(torch.device("cuda"), config.precision) is None
         config = replace(config, device="cuda" if has_gpu else "cpu")
+    device = pick_device(config.device)
     obstacle = f"it computes in {' or '.join(plugin.PRECISIONS)}"
     if config.precision in plugin.PRECISIONS:
-        obstacle = plugin.obstacle(torch.device(config.device), config.precision)
+        obstacle = plugin.obstacle(device, config.precision)
     if obstacle:
         able = (f"{found.name} {found.precision}" for found in available_runtimes(config.device) if not found.obstacle)
         raise InputError(f"{name} cannot run in {config.precision} on {config.device}: {obstacle}; can: {', '.join(able)}")
     if (config.calibration is None) == (config.precision == "int8"):
         raise InputError("int8, and no other precision, is calibrated: give some hundred normalised images with it")
+    if config.threads:
+        torch.set_num_threads(config.threads)  # PyTorch also resizes the images of the others
     runtime: Runtime = plugin.open_runtime(model, config)
     return runtime
 
@@ -100,12 +103,15 @@ def open_artefact(directory: Path, precision: Precision | None = None, threads: 
     Args:
         directory: Of the artefact.
         precision: Arithmetic; default: the artefact's. A float32 one for OpenVINO can also run in bfloat16.
-        threads: CPU threads; default: those of PyTorch.
+        threads: CPU threads, also of PyTorch in this process, which resizes the images; default: those that PyTorch has.
 
     Raises:
         InputError: no artefact, a damaged one, a package or instructions of the CPU missing, or another precision.
     """
     check_threads(threads)
-    report, threads = read_report(directory), threads or torch.get_num_threads()
+    report = read_report(directory)
+    if threads:
+        torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
     interface, run = read_graph(directory, report, precision, threads)
-    return graph_runtime(runner_of(report), interface, precision or report.precision, threads, lambda: report.fingerprint, run)
+    return graph_runtime(runner_of(report), interface, precision or report.precision, threads, report.fingerprint, run)

@@ -10,7 +10,7 @@ from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.export import Graph
 from supervit.export._graph import Feed, Interface, calibration_feeds
-from supervit.runtimes._runtime import Runtime, RuntimeConfig
+from supervit.runtimes._runtime import Runtime, RuntimeConfig, constant
 
 
 def missing(packages: Sequence[str], extra: str) -> str | None:
@@ -29,7 +29,7 @@ def graph_runtime(
     interface: Interface,
     precision: str,
     threads: int,
-    fingerprint: Callable[[], str],
+    fingerprint: str,
     run_graph: Callable[..., Tensor],
 ) -> Runtime:
     """The runtime of a graph: an elastic one has the position tables of its grids alone, a static one its one point."""
@@ -47,4 +47,4 @@ def graph_runtime(
         return run_graph(*interface.inputs(images, point))
 
     cpu = torch.device("cpu")
-    return Runtime(name, precision, threads, cpu, interface.config, interface.points, fingerprint, run)
+    return Runtime(name, precision, threads, cpu, interface.config, interface.points, constant(fingerprint), run)

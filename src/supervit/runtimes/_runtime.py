@@ -24,7 +24,7 @@ class RuntimeConfig:
     precision: Precision = "float32"
     """Arithmetic."""
     threads: int | None = None
-    """CPU threads; default: those of PyTorch. PyTorch's runtimes set those of the process."""
+    """CPU threads, also of PyTorch in this process, which resizes the images; default: those that PyTorch has."""
     calibration: Tensor | None = None
     """Normalised images (N, C, S, S) that int8 is calibrated on, some hundred of those to be classified."""
 
@@ -37,10 +37,31 @@ class RuntimeConfig:
         return self.threads or torch.get_num_threads()
 
 
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name; `auto` is the GPU if there is one.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use auto, cpu or cuda") from error
+    return device
+
+
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot be."""
     if threads is not None and threads < 1:
         raise InputError(f"threads {threads} must be at least 1; leave it out for those of PyTorch")
+
+
+def constant(value: str) -> Callable[[], str]:
+    """The function that gives this value: a fingerprint of weights that are a copy of the model's."""
+    return lambda: value
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +97,7 @@ class Runtime:
             InputError: images of another shape, or an operating point that does not parse or that the runtime does not have.
         """
         point, config = Complexity.of(complexity), self.model_config
-        check_images(images, config.in_chans)
+        check_images(images, config.in_chans, point.grid_size)
         side = config.patch_size * point.grid_size
         with self.evaluating():
             return self.run(resize_images(self.place(images), side, config.resize).contiguous(), point).float()

@@ -6,7 +6,7 @@ import torch
 
 from supervit.export import Precision
 from supervit.model import SuperViT
-from supervit.runtimes._runtime import Runtime, RuntimeConfig
+from supervit.runtimes._runtime import Runtime, RuntimeConfig, constant
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -31,11 +31,9 @@ def cpu_has_bfloat16() -> bool:
 
 def place_model(model: SuperViT, config: RuntimeConfig) -> SuperViT:
     """The model in evaluation mode where and as the config says, sharing its tensors if they are so already."""
-    device, dtype = torch.device(config.device), DTYPES[config.precision]
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device, dtype = torch.empty(0, device=config.device).device, DTYPES[config.precision]
     tensors = [*model.parameters(), *model.buffers()]
-    fits = all(t.device.type == device.type and (t.dtype == dtype or not t.is_floating_point()) for t in tensors)
+    fits = all(t.device == device and (t.dtype == dtype or not t.is_floating_point()) for t in tensors)
     shared = {id(tensor): tensor for tensor in tensors} if fits else {}
     placed = copy.deepcopy(model, shared)
     return (placed if fits else placed.to(device, dtype)).eval()
@@ -44,6 +42,7 @@ def place_model(model: SuperViT, config: RuntimeConfig) -> SuperViT:
 def torch_runtime(name: str, placed: SuperViT, model: SuperViT) -> Runtime:
     """The runtime that calls `placed`, which was made of `model` or is it itself."""
     parameter = next(placed.parameters())
+    shares_weights = parameter is next(model.parameters())
     return Runtime(
         name=name,
         precision=str(parameter.dtype).removeprefix("torch."),
@@ -51,7 +50,7 @@ def torch_runtime(name: str, placed: SuperViT, model: SuperViT) -> Runtime:
         device=parameter.device,
         model_config=model.config,
         points=tuple(model.config.space),
-        fingerprint=model.fingerprint,
+        fingerprint=model.fingerprint if shares_weights else constant(model.fingerprint()),
         run=placed,
         model=placed,
     )

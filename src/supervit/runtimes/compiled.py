@@ -5,6 +5,8 @@ batches of a single image and one for all others. `prepare` makes them ahead.
 """
 
 import functools
+import importlib.util
+import os
 import shutil
 from typing import cast
 
@@ -19,18 +21,24 @@ from supervit.runtimes._torch import place_model, torch_obstacle, torch_runtime
 
 PRECISIONS = ("float32", "bfloat16")
 
+_GRAPHS = 64  # of all models compiled in a process: the limit counts those of one function
+
 
 def obstacle(device: torch.device, precision: Precision) -> str | None:
-    """Why not here: as for PyTorch, or no compiler."""
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
-        return "torch.compile needs a C++ compiler"
+    """Why not here: as for PyTorch, or no compiler (on a GPU Triton compiles its launchers)."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "torch.compile needs triton"
+    variable, names = ("CC", ("gcc", "clang", "cc")) if device.type == "cuda" else ("CXX", ("g++", "clang++", "cl"))
+    if variable not in os.environ and not any(map(shutil.which, names)):
+        return f"torch.compile needs a compiler: {' or '.join(names)}, or {variable}"
     return torch_obstacle(device, precision)
 
 
 def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model with compiled blocks; compiles at the first use."""
     placed = place_model(model, config)
-    step = torch.compile(Block.forward, dynamic=True)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
+    step = torch.compile(Block.forward, dynamic=True, fullgraph=True)  # beyond the limit an error, not eager without a word
     for block in placed.blocks:
         block.drop_path = nn.Identity()  # its rate differs from block to block, which would make a graph for each
         block.forward = functools.partial(step, cast(Block, block))

@@ -23,4 +23,4 @@ def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model in ONNX Runtime; exporting it takes up to a minute."""
     graph = trace(model)
     session = open_session(convert(graph, feeds(graph, config)).SerializeToString(), config.cpu_threads)
-    return graph_runtime("onnx_runtime", graph, config.precision, config.cpu_threads, model.fingerprint, session)
+    return graph_runtime("onnx_runtime", graph.interface, config.precision, config.cpu_threads, model.fingerprint(), session)

@@ -25,4 +25,4 @@ def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model in OpenVINO; exporting it takes up to a minute."""
     graph = trace(model)
     request = compile_model(convert(graph, feeds(graph, config)), config.precision, config.cpu_threads)
-    return graph_runtime("openvino", graph, config.precision, config.cpu_threads, model.fingerprint, request)
+    return graph_runtime("openvino", graph.interface, config.precision, config.cpu_threads, model.fingerprint(), request)

@@ -24,9 +24,10 @@ from supervit.complexity import Complexity
 from supervit.data import EpochLoader, is_stream, open_dataset, seed_everything
 from supervit.distributed import World
 from supervit.errors import InputError, TrainingError
-from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, pick_device, tabulate
+from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, tabulate
 from supervit.model import SuperViT
 from supervit.report import check_plotting, write_report
+from supervit.runtimes import pick_device
 from supervit.storage import make_directory, write_text
 from supervit.token_labels import TokenLabels
 from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
