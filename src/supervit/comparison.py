@@ -3,7 +3,7 @@
 import gc
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,7 @@ def compare_runtimes(
     threads: int | None = None,
     batch_size: int = 16,
     repeats: int = 10,
+    on_failure: Callable[[Availability, Exception], None] | None = None,
 ) -> list[Comparison]:
     """All runtimes of this device in all their precisions, `eager` in float32 first.
 
@@ -59,6 +60,7 @@ def compare_runtimes(
         threads: CPU threads; default: those of PyTorch.
         batch_size: Images per batch, of which there must be one.
         repeats: Timed batches per operating point and runtime, after two that do not count.
+        on_failure: Called with a runtime that fails and its error, after which the others go on; default: the error is raised.
 
     Raises:
         InputError: nothing to compare on, fewer images than a batch has, or a batch size or `repeats` under 1.
@@ -74,37 +76,53 @@ def compare_runtimes(
     device = str(pick_device(device))
     reference = open_runtime("eager", model, RuntimeConfig(device, threads=threads))
     expected = _classes(reference, images, complexities, batch_size)
-    batch = reference.place(images[:batch_size])
-    rows = []
+    rows: list[Comparison] = []
     for found in available_runtimes(device):
         if found.obstacle or (found.precision == "int8" and calibration is None):
             continue
         int8_images = calibration if found.precision == "int8" else None
-        runtime = open_runtime(found.name, model, RuntimeConfig(device, found.precision, threads, int8_images))
-        classes = _classes(runtime, images, complexities, batch_size)
-        before, here = (time_calls(each.logits, batch, complexities, repeats, warmup=2) for each in (reference, runtime))
-        for point in complexities:
-            seconds = statistics.median(before[point]), statistics.median(here[point])
-            rows.append(_compare(found, point, seconds, expected[point], classes[point], labels))
-        del runtime
+        config = RuntimeConfig(device, found.precision, threads, int8_images)
+        try:
+            rows += _compare(
+                found, open_runtime(found.name, model, config), reference, expected, images, labels, batch_size, repeats
+            )
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(found, error)
         gc.collect()  # its threads end with it, and would take turns with those of the next one
         torch.compiler.reset()
     return sorted(rows, key=lambda row: (row.runtime, row.precision) != ("eager", "float32"))
 
 
 def _compare(
-    found: Availability, point: Complexity, seconds: tuple[float, float], expected: Tensor, classes: Tensor, labels: Tensor
-) -> Comparison:
-    """Seconds of the reference and here, classes that the reference gives and those given here."""
-    top1 = _percent(classes == labels)
-    return Comparison(
-        found.name, found.precision, point,
-        latency_ms=1e3 * seconds[1],
-        speedup=seconds[0] / seconds[1],
-        top1=top1,
-        top1_change=top1 - _percent(expected == labels),
-        agreement=_percent(classes == expected),
-    )  # fmt: skip
+    found: Availability,
+    runtime: Runtime,
+    reference: Runtime,
+    expected: Mapping[Complexity, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    repeats: int,
+) -> list[Comparison]:
+    """One runtime against the reference, which gives the `expected` classes."""
+    points = list(expected)
+    classes, batch = _classes(runtime, images, points, batch_size), reference.place(images[:batch_size])
+    before, here = (time_calls(each.logits, batch, points, repeats, warmup=2) for each in (reference, runtime))
+    rows = []
+    for point in points:
+        top1, latency_s = _percent(classes[point] == labels), statistics.median(here[point])
+        rows.append(
+            Comparison(
+                found.name, found.precision, point,
+                latency_ms=1e3 * latency_s,
+                speedup=statistics.median(before[point]) / latency_s,
+                top1=top1,
+                top1_change=top1 - _percent(expected[point] == labels),
+                agreement=_percent(classes[point] == expected[point]),
+            )
+        )  # fmt: skip
+    return rows
 
 
 def best_runtime(rows: Sequence[Comparison], max_loss: float = 0.2) -> tuple[str, Precision]:

@@ -22,3 +22,8 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(allowed)}"
     return InputError(f"unknown {kind} {name!r}; {hint}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, to be said in another message: the first line of what an error says, or its type where it says nothing."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -16,7 +16,7 @@ import supervit.reducers
 from supervit.backbones import config_from_dict, load_family, variant_config
 from supervit.complexity import Branch, Complexity, grow_tree
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 from supervit.layers import Block, check_images, resize_images, take_survivors
 from supervit.plugins import load_plugin
 from supervit.storage import (
@@ -347,8 +347,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
                 for file in (WEIGHTS_FILE, CONFIG_FILE):
                     directory = Path(hf_hub_download(str(pretrained_model_name_or_path), file, **options)).parent
             except (ValueError, OSError) as error:
-                reason = str(error).strip().partition("\n")[0]
-                name = str(pretrained_model_name_or_path)
+                name, reason = str(pretrained_model_name_or_path), reason_of(error)
                 raise InputError(f"{name!r} is neither a directory nor a hub repository to be had ({reason})") from error
         model = cls(config_from_dict(read_config(directory)).replace(**overrides))
         load_state_dict(model, read_safetensors(directory / WEIGHTS_FILE), str(directory))

@@ -157,7 +157,8 @@ class Predictor:
         if isinstance(point, Complexity):
             grid_size, together = point.grid_size, self.batch_size
         while batch := list(islice(numbered, together)):
-            seen = [self._read(number, image, grid_size) for number, image in batch]
+            with self.runtime.preparing(1):
+                seen = [self._read(number, image, grid_size) for number, image in batch]
             classified = self._classify([pixels for _, pixels in seen if isinstance(pixels, Tensor)], point)
             for source, pixels in seen:
                 if isinstance(pixels, str):

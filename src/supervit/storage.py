@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from supervit.errors import InputError
 
 CONFIG_FILE = "config.json"
+EXPORT_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"
 _MOST_NAMES = 8  # names listed in an error before the rest is counted
 

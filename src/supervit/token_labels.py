@@ -24,7 +24,7 @@ from torchvision.ops import roi_align
 from torchvision.transforms.functional import hflip, resized_crop
 
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 
 _GEOMETRIC = frozenset({"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"})
 _LARGEST_HALF = 2048  # float16 holds all whole numbers up to here
@@ -58,8 +58,7 @@ def read_label_map(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that is fed garbage raises nearly anything
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise InputError(f"label map {str(path)!r} cannot be read ({reason}); make or download it again") from error
+        raise InputError(f"label map {str(path)!r} cannot be read ({reason_of(error)}); make or download it again") from error
     if not isinstance(content, Tensor) or not content.is_floating_point() or content.ndim != 4 or content.shape[0] != 2:
         found = f"{content.dtype} {tuple(content.shape)}" if isinstance(content, Tensor) else f"a {type(content).__name__}"
         raise InputError(f"label map {str(path)!r} holds {found}; expected floating-point scores and classes (2, k, h, w)")

@@ -9,7 +9,8 @@ import torch
 
 import supervit.export
 from supervit import InputError, SuperViT
-from supervit.export import ExportError, export_model, target_names
+from supervit.export import ExportError, export_model, target_names, trace
+from supervit.export._graph import calibration_feeds
 from supervit.plugins import load_plugin
 from supervit.runtimes import available_runtimes, open_artefact
 from tests.conftest import small_config, trained_like
@@ -117,6 +118,18 @@ def test_int8_artefacts_run_in_int8_alone(quantised, tmp_path):
     assert (runtime.logits(images, "7") - logits).abs().mean() < 0.2 * logits.std()
     with pytest.raises(InputError, match="runs in int8, not in float32; export it in float32"):
         open_artefact(tmp_path / "out", "float32")
+
+
+@pytest.mark.parametrize("points", [["7@0.5"], ["7", "7@0.5", "4"]], ids=["static", "elastic"])
+def test_int8_leaves_no_weights_of_a_product_in_float32(points):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("nncf")
+    pytest.importorskip("onnxscript")
+    graph = trace(small_model(), points)
+    model = load_plugin(supervit.export, "onnx").convert(graph, calibration_feeds(graph, torch.randn(8, 3, 28, 28)))
+    floats = [each for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
+    assert floats
+    assert not [each.name for each in floats if len(each.dims) == 2 and min(each.dims) > 1]
 
 
 def test_the_weights_are_written_once(elastic):

@@ -249,3 +249,9 @@ def test_any_hidden_width_survives(tmp_path, hidden):
     model = SuperViT(small_config(mlp_ratio=hidden / 24))
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     assert supervit.load(tmp_path / "weights.pth", num_heads=3).config.hidden_dim == hidden
+
+
+def test_what_was_exported_is_refused_as_a_model(tmp_path):
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(InputError, match="was written by supervit export for another runtime.* give the model"):
+        supervit.load(tmp_path)

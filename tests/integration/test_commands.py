@@ -98,9 +98,11 @@ def test_cascade_on_a_menu_without_the_papers_pair(tmp_path, capsys):
     assert "paper_pair" not in capsys.readouterr().out
 
 
-def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved):
+def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved, tmp_path):
     with pytest.raises(InputError, match="no cascade reaches 101 %"):
-        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0).run()
+        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0, out=tmp_path / "out").run()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cascade.json", "cascade.png", "cascade.svg"}
+    assert json.loads((tmp_path / "out/cascade.json").read_text())["curve"]  # the pass over the data is not lost
     for change in ({"timed_images": -1}, {"safety": -1.0}):
         with pytest.raises(InputError, match="-1 .*must be at least 0"):
             Cascade(saved, DIGITS, **change).run()
@@ -183,16 +185,19 @@ def test_an_artefact_runs_in_its_own_runtime_alone(saved, tmp_path, capsys):
 
 def test_runtimes_are_compared_on_data(saved, tmp_path, capsys, monkeypatch):
     here = [Availability("eager", "float32", None), Availability("eager", "bfloat16", "not today")]
+    here.append(Availability("unheard_of", "float32", None))
     monkeypatch.setattr("supervit.comparison.available_runtimes", lambda device: here)
     monkeypatch.setattr("supervit.commands.runtimes.available_runtimes", lambda device: here)
     options = {"images": 20, "calibration_images": 4, "repeats": 1, "threads": 1, "out": tmp_path / "out"}
     Runtimes(saved, DIGITS, **options).run()
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
     assert "not here: eager bfloat16, not today" in printed
+    assert "failed: unheard_of float32, unknown runtime" in said
     assert "20 images; against eager float32" in printed
     assert "points: eager float32" in printed
     report = json.loads((tmp_path / "out/runtimes.json").read_text())
     assert report["best"] == {"runtime": "eager", "precision": "float32"}
+    assert list(report["failures"]) == ["unheard_of float32"]
     assert [row["complexity"] for row in report["rows"]] == ["4@0.5", "7"]
     assert {row["agreement"] for row in report["rows"]} == {100.0}
     for change in ({"images": 0}, {"calibration_images": -1}, {"max_loss": -0.1}):

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.storage import WEIGHTS_FILE, load_state_dict, read_config, read_safetensors
+from supervit.storage import EXPORT_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors
 
 _CONTAINERS = ("state_dict_ema", "model", "state_dict")  # what a training file calls its weights, the preferred first
 
@@ -39,6 +39,11 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
             unexpected and misshapen names are listed).
     """
     path = Path(source)
+    if (path / EXPORT_FILE).is_file():
+        raise InputError(
+            f"{str(source)!r} was written by supervit export for another runtime and cannot be loaded as a model; "
+            "give the model that it was exported from, or open it with supervit.runtimes.open_artefact"
+        )
     if path.is_dir():
         return SuperViT.from_pretrained(path, **overrides)
     if not path.is_file():
@@ -91,7 +96,6 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler that is fed garbage raises nearly anything
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise InputError(
-            f"{str(path)!r} is damaged or not safe to load ({reason}); re-save its weights as safetensors"
+            f"{str(path)!r} is damaged or not safe to load ({reason_of(error)}); re-save its weights as safetensors"
         ) from error

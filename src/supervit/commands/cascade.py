@@ -73,6 +73,13 @@ class Cascade:
         answers = collect_answers(runtime, (batch[:2] for batch in loader.epoch()), points, self.confidence)
         print_damaged(loader)
         found = self._search(answers, runtime)
+        report: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
+        report |= {"batch_size": self.data.batch_size, "setup": asdict(Setup.of(runtime))}
+        report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
+        if self.out is not None:  # now, as the target may be out of reach
+            write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
+            files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
+            draw_cascade(found.curve, found.singles, found.paper_curve, files)
         chosen = self._choose(found)
         images = self._held_out_images(loader, len(answers))
         ladders = [each.ladder for each in chosen.values()]
@@ -80,14 +87,9 @@ class Cascade:
         print(f"chosen by {len(answers) // 2} images; {len(answers) - len(answers) // 2} held-out images say:\n")
         print(_cascade_table(chosen, throughputs_ips), end="")
         if self.out is not None:
-            report: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
-            report |= {"batch_size": self.data.batch_size, "timed_images": len(images), "setup": asdict(Setup.of(runtime))}
-            report |= {name: _record(each, throughputs_ips) for name, each in chosen.items()}
-            report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
+            report |= {"timed_images": len(images)} | {name: _record(each, throughputs_ips) for name, each in chosen.items()}
             replace(chosen["cascade"].ladder, model=runtime.fingerprint()).save(self.out / "ladder.json")
             write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
-            files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
-            draw_cascade(found.curve, found.singles, found.paper_curve, files)
             print(f"\nwrote {self.out}")
 
     def _search(self, answers: MeanAnswers, runtime: Runtime) -> "_Found":

@@ -1,6 +1,7 @@
 """`supervit runtimes`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from supervit.commands._opening import Points, open_loader, parse_points, print_
 from supervit.comparison import Comparison, best_runtime, compare_runtimes
 from supervit.config import SuperViTConfig
 from supervit.data import SourceConfig, Split, draw_images
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 from supervit.evaluate import environment
 from supervit.report import aligned_table
 from supervit.runtimes import available_runtimes, pick_device
@@ -66,11 +67,15 @@ class Runtimes:
         for found in available_runtimes(device.type):
             if found.obstacle:
                 print(f"not here: {found.name} {found.precision}, {found.obstacle}")
+        failures: dict[str, str] = {}
         rows = compare_runtimes(
             model.to(device), images, labels, points,
             calibration=calibration, device=str(device), threads=self.threads,
             batch_size=min(self.data.batch_size, len(images)), repeats=self.repeats,
+            on_failure=lambda found, error: failures.update({f"{found.name} {found.precision}": reason_of(error)}),
         )  # fmt: skip
+        for runtime, reason in failures.items():
+            print(f"failed: {runtime}, {reason}", file=sys.stderr)
         print(f"{len(images)} images; against eager float32:\n\n{_table(rows)}", end="")
         name, precision = best_runtime(rows, self.max_loss)
         print(f"\nthe fastest that loses at most {self.max_loss:g} points: {name} {precision}")
@@ -79,7 +84,7 @@ class Runtimes:
             settings = ("split", "images", "calibration_images", "max_loss", "repeats", "seed")
             report = {"model": self.model, "data": str(self.data.root or self.data.name), "batch_size": self.data.batch_size}
             report |= {name: getattr(self, name) for name in settings} | environment(device)
-            report |= {"best": {"runtime": name, "precision": precision}, "rows": records}
+            report |= {"best": {"runtime": name, "precision": precision}, "rows": records, "failures": failures}
             write_text(self.out / "runtimes.json", json.dumps(report, indent=2) + "\n")
             print(f"wrote {self.out}")
 

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from supervit.data import DamagedImage, SourceConfig, Split, read_image
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "test")}  # the first that is there
 
@@ -69,8 +69,7 @@ def open_split(config: SourceConfig, split: Split) -> HuggingFaceImages:
     except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"cannot load {where!r} ({reason}); check the name, the files and the network") from error
+        raise InputError(f"cannot load {where!r} ({reason_of(error)}); check the name, the files and the network") from error
     if isinstance(splits, datasets.Dataset):
         splits = {str(splits.split): splits}
     found = next((name for name in _SPLITS[split] if name in splits), None)

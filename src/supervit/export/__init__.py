@@ -28,18 +28,18 @@ from torch import Tensor
 from supervit._version import __version__
 from supervit.backbones import config_from_dict
 from supervit.complexity import Complexity
-from supervit.errors import InputError, SuperViTError
+from supervit.errors import InputError, SuperViTError, reason_of
 from supervit.export._graph import AnyComplexity, Graph, Interface, Precision, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.model import SuperViT
 from supervit.plugins import import_extra, load_plugin, plugin_names
+from supervit.storage import EXPORT_FILE
 
 __all__ = [
     "ExportConfig", "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "check_export",
     "export_model", "read_graph", "read_report", "runner_of", "target_names", "trace",
 ]  # fmt: skip
 
-REPORT_FILE = "export.json"
 FLOAT32_TOLERANCE = 1e-3
 
 
@@ -151,7 +151,7 @@ def export_model(
         found = differences(graph, model, plugin.read(temporary, precision))
         report = _report(graph, target, precision, found, model.fingerprint())
         _check(report)
-        (temporary / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
+        (temporary / EXPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
         temporary.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {str(out)!r} ({error.strerror}); name a directory that you may write") from error
@@ -195,11 +195,11 @@ def read_report(directory: Path) -> ExportReport:
         InputError: the directory holds none, or a damaged one.
     """
     try:
-        values = json.loads((directory / REPORT_FILE).read_text())
+        values = json.loads((directory / EXPORT_FILE).read_text())
         points = tuple(PointReport(**point) for point in values.pop("points"))
         report = ExportReport(points=points, **values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{str(directory / REPORT_FILE)!r} is not the report of an export ({error})"
+        reason = f"{str(directory / EXPORT_FILE)!r} is not the report of an export ({error})"
         raise InputError(f"{reason}; write one: supervit export") from error
     load_plugin(sys.modules[__name__], report.target)
     return report
@@ -230,8 +230,9 @@ def read_graph(
     except SuperViTError:
         raise
     except Exception as error:  # each runtime has errors of its own for a file that it cannot read
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{str(directory)!r} cannot be read as {report.target} ({reason}); export it again") from error
+        raise InputError(
+            f"{str(directory)!r} cannot be read as {report.target} ({reason_of(error)}); export it again"
+        ) from error
 
 
 def runner_of(report: ExportReport) -> str:

@@ -1,19 +1,20 @@
 """The model as a graph that other runtimes can take: static for one operating point, elastic for several."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.layers import Block, check_images, resize_images
+from supervit.layers import Attention, Block, Projection, check_images, resize_images
 from supervit.model import SuperViT
 
 AnyComplexity = Complexity | str
@@ -21,6 +22,47 @@ Precision = Literal["float32", "bfloat16", "int8"]
 Feed = dict[str, np.ndarray[Any, Any]]
 
 _MOST_IMAGES = 4096  # per batch: a bound that the exporter wants
+
+
+class PartedAttention(Attention):
+    """Attention that has its weights of queries and of keys and values apart.
+
+    Quantisers take constants alone, and the parts of a packed weight are none: left packed, every drop block's projections
+    stayed in float32 (10 % of the time in int8, `docs/log.md`).
+    """
+
+    def __init__(self, packed: Attention):
+        width = packed.qkv.in_features
+        with torch.device("meta"):  # draws no random numbers
+            super().__init__(width, packed.num_heads, qkv_bias=False)
+        del self.qkv
+        self.proj = packed.proj
+        parts = zip(*(tensor.detach().split([width, 2 * width]) for tensor in packed.qkv.parameters()), strict=True)
+        self.query, self.key_value = (nn.ParameterList(part.clone() for part in both) for both in parts)
+
+    def split_projection(self) -> tuple[Projection, Projection]:
+        """As the packed one's."""
+        return (
+            lambda tokens: self._split_heads(F.linear(tokens, *self.query)),
+            lambda tokens: self._split_heads(F.linear(tokens, *self.key_value)),
+        )
+
+
+def blocks_in_part(config: SuperViTConfig, points: Sequence[Complexity]) -> set[int]:
+    """The blocks that compute some of their rows alone in the graph of these operating points."""
+    if len(points) == 1:
+        blocks = enumerate(config.plan(points[0]).blocks)
+        return {index for index, block in blocks if config.exact_savings and block.tokens_out < block.tokens_in}
+    last = {config.depth - 1} if config.reads_class_token_only else set()
+    return {*config.drop_blocks} - last | (last if config.exact_savings else set())
+
+
+def part_projections(model: SuperViT, blocks: Iterable[int]) -> None:
+    """Give these blocks, which compute some rows of theirs alone, a `PartedAttention`, unless an adapter computes there."""
+    for index in blocks:
+        block = cast(Block, model.blocks[index])
+        if type(block.attn.qkv) is nn.Linear:
+            block.attn = PartedAttention(block.attn).requires_grad_(False)
 
 
 class StaticGraph(nn.Module):
@@ -145,6 +187,7 @@ def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     """The graph that serves these operating points (default: the menu), for any batch size; the model is left as it is."""
     asked = tuple(dict.fromkeys(map(Complexity.of, points))) or tuple(model.config.space)
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    part_projections(model, blocks_in_part(model.config, asked))
     config, batch = model.config, Dim("batch", min=1, max=_MOST_IMAGES)
     grids = sorted({point.grid_size for point in asked})
     side = config.patch_size * grids[-1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 from supervit.export._graph import Feed, Graph, Precision
 
 PRECISIONS = ("float32",)
@@ -32,8 +32,9 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
     try:
         torch._inductor.aoti_compile_and_package(graph.program, package_path=str(directory / _FILE))
     except torch._inductor.exc.InductorError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"AOTInductor cannot compile the model ({reason}); install a C++ compiler, such as g++") from error
+        raise InputError(
+            f"AOTInductor cannot compile the model ({reason_of(error)}); install a C++ compiler, such as g++"
+        ) from error
 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from supervit.errors import InputError
-from supervit.export import REPORT_FILE, Precision, read_graph, read_report, runner_of
+from supervit.export import Precision, read_graph, read_report, runner_of
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
 from supervit.runtimes._graph import graph_runtime
 from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, pick_device
 from supervit.runtimes._torch import torch_runtime
+from supervit.storage import EXPORT_FILE
 
 __all__ = [
     "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "is_artefact",
@@ -94,7 +95,7 @@ def as_runtime(model: AnyModel) -> Runtime:
 
 def is_artefact(path: Path) -> bool:
     """Whether a directory was written by `supervit export`."""
-    return (path / REPORT_FILE).is_file()
+    return (path / EXPORT_FILE).is_file()
 
 
 def open_artefact(directory: Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:

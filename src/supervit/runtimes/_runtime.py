@@ -9,10 +9,12 @@ from torch import Tensor
 
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 from supervit.export import Precision
 from supervit.layers import check_images, resize_images
 from supervit.model import SuperViT, evaluation_mode
+
+_FEW_IMAGES = 16  # from here on a second thread saves as much as it costs
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); use auto, cpu or cuda") from error
+        raise InputError(f"device {name!r} cannot be used ({reason_of(error)}); use auto, cpu or cuda") from error
     return device
 
 
@@ -99,8 +101,10 @@ class Runtime:
         point, config = Complexity.of(complexity), self.model_config
         check_images(images, config.in_chans, point.grid_size)
         side = config.patch_size * point.grid_size
+        with self.preparing(len(images)):
+            resized = resize_images(self.place(images), side, config.resize).contiguous()
         with self.evaluating():
-            return self.run(resize_images(self.place(images), side, config.resize).contiguous(), point).float()
+            return self.run(resized, point).float()
 
     @torch.inference_mode()
     def forward_paths(self, images: Tensor, complexities: Sequence[Complexity | str]) -> list[Tensor]:
@@ -120,6 +124,20 @@ class Runtime:
         """The images where and in the number format in which they are computed with."""
         dtype = torch.float32 if self.model is None else next(self.model.parameters()).dtype
         return images.to(self.device, dtype)
+
+    @contextmanager
+    def preparing(self, count: int) -> Iterator[None]:
+        """PyTorch on one thread while it prepares a few images for another library.
+
+        Its other threads would still wait actively for work when the library's start: 3 ms a call on two cores (`docs/log.md`).
+        """
+        threads = torch.get_num_threads()
+        if self.model is None and count < _FEW_IMAGES:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
