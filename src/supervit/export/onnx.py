@@ -29,9 +29,19 @@ def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
     """
     import_extra("onnxscript", "onnx")
     logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it reports each node that it leaves as it is
-    program = torch.onnx.export(graph.program, dynamo=True, output_names=["logits"], verbose=False)
+    forms: dict[Any, Any] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+    program = torch.onnx.export(
+        graph.program, dynamo=True, output_names=["logits"], custom_translation_table=forms, verbose=False
+    )
     assert program is not None
     return quantize(program.model_proto, calibration) if calibration else program.model_proto
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, scale: float, **__: Any) -> Any:
+    """Attention of (B, H, S, d) to (B, H, T, d), no mask; the exporter's own form has 9 nodes to transpose keys of any rank."""
+    op = import_extra("onnxscript", "onnx").opset18
+    scores = op.MatMul(op.Mul(query, op.Constant(value_float=scale)), op.Transpose(key, perm=[0, 1, 3, 2]))
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
 def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
