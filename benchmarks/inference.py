@@ -241,11 +241,10 @@ def measure_block(
     return results
 
 
-def close_block(block: Block) -> None:
+def close_block() -> None:
     """Free what a block left: sessions and their threads, memory, compiled code, which counts towards a limit."""
     gc.collect()
-    if "compiled" in block.name:
-        torch.compiler.reset()
+    torch.compiler.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -351,7 +350,7 @@ def main() -> None:
     for block in blocks_of(model, reference, able, points, options):
         start = time.perf_counter()
         results += measure_block(block, references, batches, timer, peaks)
-        close_block(block)
+        close_block()
         print(f"{block.name} {block.precision}: {time.perf_counter() - start:.0f} s", flush=True)
         if options.out is not None:  # after each block, so that a run that is cut short leaves what it has
             write_text(options.out, json.dumps({**found, "results": results}, indent=2) + "\n")

@@ -13,6 +13,7 @@ from tests.conftest import small_config, trained_like
 from tests.contract.test_exports import SMALL, small_model
 
 HERE = {(found.name, found.precision): found.obstacle for found in available_runtimes("cpu")}
+ON_GPU = {(found.name, found.precision): found.obstacle for found in available_runtimes("cuda")}
 CASES = [(*case, "deit") for case in HERE] + [(name, "float32", "lvvit") for name in runtime_names()]
 POINTS = ["7", "4@0.5", "7@0.21", "4"]
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25, "int8": 0.4}  # of the logits' spread: patches that score alike swap
@@ -112,6 +113,21 @@ def test_a_model_is_a_runtime_where_and_as_it_is():
     assert model.training
     with torch.no_grad():
         torch.testing.assert_close(logits, model.eval()(images.bfloat16(), "7").float())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name, precision", [(found.name, found.precision) for found in available_runtimes("cuda")])
+def test_every_runtime_gives_the_logits_of_the_cpu_on_a_gpu(name, precision, batch):
+    if obstacle := ON_GPU[name, precision]:
+        pytest.skip(f"{name} {precision}: {obstacle}")
+    model = small_model()
+    runtime = open_runtime(name, model, RuntimeConfig(device="cuda", precision=precision))
+    for point in [*POINTS, *reversed(POINTS)]:
+        images = torch.randn(batch, 3, 30, 30)
+        logits, expected = runtime.logits(images, point), model(images, point)
+        assert (logits.device.type, logits.shape) == ("cuda", expected.shape)
+        assert (logits.cpu() - expected).abs().mean() < TOLERANCE[runtime.precision] * expected.std(), point
 
 
 @pytest.mark.parametrize("resize", ["align_corners", "half_pixel", "antialias"])

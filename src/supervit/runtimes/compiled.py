@@ -36,10 +36,15 @@ def obstacle(device: torch.device, precision: Precision) -> str | None:
 
 def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model with compiled blocks; compiles at the first use."""
+    return torch_runtime("compiled", compile_blocks(model, config), model)
+
+
+def compile_blocks(model: SuperViT, config: RuntimeConfig) -> SuperViT:
+    """The model, placed as the config says, with blocks that compile at their first use."""
     placed = place_model(model, config)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
     step = torch.compile(Block.forward, dynamic=True, fullgraph=True)  # beyond the limit an error, not eager without a word
     for block in placed.blocks:
         block.drop_path = nn.Identity()  # its rate differs from block to block, which would make a graph for each
         block.forward = functools.partial(step, cast(Block, block))
-    return torch_runtime("compiled", placed, model)
+    return placed
