@@ -22,7 +22,7 @@ Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
 @dataclass(frozen=True)
 class _RunOptions:
     runtime: str | None = None
-    """What runs the model: eager, compiled, cuda_graphs, onnx_runtime or openvino (default: eager, or what the artefact is for)."""
+    """What runs it: eager, compiled, cuda_graphs, onnx_runtime or openvino (default: eager, or what the artefact is for)."""
     precision: Precision | None = None
     """Arithmetic (default: float32, or that of the artefact)."""
     threads: int | None = None
