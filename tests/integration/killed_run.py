@@ -5,6 +5,7 @@ A process of its own that imports everything but computes nothing, so that it ca
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -38,7 +39,7 @@ def _half_written(config: TrainConfig) -> bool:
 
 
 def main() -> None:
-    """Run, kill, compare nothing: the test does that. Prints the kills and how many of them left a half-written checkpoint."""
+    """Run, kill, compare nothing: the test does that. Prints how many kills left a half-written checkpoint."""
     # A checkpoint after each step, so that many kills meet one that is being written.
     settings = {**EVERYTHING, "data.workers": 1, "data.batch_size": 96, "epochs": 4, "eval_every": 4, "save_minutes": 1e-9}
     config = changed(tiny_run(Path(sys.argv[1], "whole"), plot=False, throughput_repeats=0), settings)
@@ -56,15 +57,16 @@ def main() -> None:
         if kills % 2:  # every other one while a checkpoint is being written, where the run is not over before
             while not _half_written(broken) and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 pass
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            break
+        if os.waitpid(pid, os.WNOHANG)[0]:  # over before it was killed: this machine was slow when `until_first` was measured
+            shutil.rmtree(broken.out)
+            until_first *= 0.7
+            continue
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         kills += 1
         half_written += _half_written(broken)
-    if kills == KILLS:
-        assert os.waitpid(start(broken), 0)[1] == 0
-    print(kills, half_written)
+    assert os.waitpid(start(broken), 0)[1] == 0
+    print(half_written)
 
 
 if __name__ == "__main__":
