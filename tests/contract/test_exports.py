@@ -120,6 +120,18 @@ def test_int8_artefacts_run_in_int8_alone(quantised, tmp_path):
         open_artefact(tmp_path / "out", "float32")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("points", [["7@0.5"], ["7"], ["7@0.5", "7", "4"]], ids=["cut", "uncut", "elastic"])
+@pytest.mark.parametrize("exact_savings, drop_blocks", [(True, (0, 2)), (False, (0, 2)), (False, (1,))])
+@pytest.mark.parametrize("family", ["deit", "lvvit"])
+def test_graphs_have_the_logits_of_the_model_whatever_rows_its_blocks_compute(family, exact_savings, drop_blocks, points):
+    options = SMALL | {"exact_savings": exact_savings, "drop_blocks": drop_blocks, "qkv_bias": exact_savings}
+    model, images = trained_like(SuperViT(small_config(family, **options))).eval(), torch.randn(2, 3, 28, 28)
+    graph = trace(model, points)
+    logits = graph.program.module()(*graph.inputs(images, graph.points[0]))
+    torch.testing.assert_close(logits, model(images, points[0]), atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("points", [["7@0.5"], ["7", "7@0.5", "4"]], ids=["static", "elastic"])
 def test_int8_leaves_no_weights_of_a_product_in_float32(points):
     onnx = pytest.importorskip("onnx")
