@@ -106,14 +106,14 @@ class Ladder:
         return asdict(self) | {"rungs": [str(rung) for rung in self.rungs]}
 
     @classmethod
-    def load(cls, file: Path) -> Self:
+    def load(cls, file: str | Path) -> Self:
         """The ladder that `save` wrote.
 
         Raises:
             InputError: the file is missing or damaged, or holds something else.
         """
         try:
-            values = json.loads(file.read_text())
+            values = json.loads(Path(file).read_text())
             if not isinstance(values, dict) or values.keys() != {field.name for field in fields(cls)}:
                 raise InputError("it must hold rungs, thresholds, confidence, answer and model, and nothing else")
             rungs = tuple(Complexity.of(rung) for rung in values["rungs"])

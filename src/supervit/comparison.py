@@ -146,7 +146,7 @@ def best_runtime(rows: Sequence[Comparison], max_loss: float = 0.2) -> tuple[str
 
 def _classes(runtime: Runtime, images: Tensor, complexities: Sequence[Complexity], batch_size: int) -> dict[Complexity, Tensor]:
     """Class indices (N) by operating point."""
-    batches = [runtime.forward_paths(batch, complexities) for batch in images.split(batch_size)]
+    batches = [[runtime.logits(batch, point) for point in complexities] for batch in images.split(batch_size)]
     return {
         point: torch.cat([logits.argmax(dim=1) for logits in each]).cpu()
         for point, each in zip(complexities, zip(*batches, strict=True), strict=True)

@@ -163,14 +163,14 @@ class CostTable:
         write_text(file, json.dumps({"schema": SCHEMA, "setup": setup, "rows": rows}, indent=2, allow_nan=False) + "\n")
 
     @classmethod
-    def load(cls, file: Path) -> Self:
+    def load(cls, file: str | Path) -> Self:
         """The table that `save` wrote.
 
         Raises:
             InputError: the file is missing or damaged, has another schema, or keys or values that do not belong there.
         """
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(Path(file).read_text())
             if not isinstance(content, dict) or content.get("schema") != SCHEMA:
                 raise InputError(f"it does not have schema {SCHEMA}, the one of this version of supervit")
             if content.keys() != {"schema", "setup", "rows"} or not isinstance(content["rows"], list):

@@ -25,5 +25,9 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why, to be said in another message: the first line of what an error says, or its type where it says nothing."""
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    """Why, to be said in another message: the first line of what an error says, the last where the first announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    line = lines[-1] if lines[0].endswith(":") else lines[0]
+    return (line if " " in line else f"{type(error).__name__}: {line}")[:200]

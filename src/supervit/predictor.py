@@ -172,7 +172,8 @@ class Predictor:
         """Class, probability, operating point and its costs of images (C, side, side) that have the size to be run at."""
         if not pixels:
             return
-        images = torch.stack(pixels)
+        with self.runtime.preparing(len(pixels)):
+            images = torch.stack(pixels)
         rungs: tuple[Complexity, ...]
         if isinstance(point, Complexity):
             logits, rungs, left = self.runtime.logits(images, point), (point,), [0] * len(images)

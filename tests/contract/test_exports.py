@@ -77,7 +77,7 @@ def test_the_report_says_how_to_ask_for_each_point_and_how_far_it_is_from_pytorc
 @torch.no_grad()
 def test_an_artefact_is_a_runtime(elastic):
     target, model, out, report = elastic
-    runtime = open_artefact(out, threads=1)
+    runtime = open_artefact(str(out), threads=1)
     assert (runtime.name, runtime.precision, runtime.threads) == (load_plugin(supervit.export, target).RUNTIME, "float32", 1)
     assert runtime.points == tuple(model.config.space)
     assert runtime.fingerprint() == model.fingerprint() == report.fingerprint

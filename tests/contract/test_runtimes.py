@@ -118,9 +118,11 @@ def test_a_model_is_a_runtime_where_and_as_it_is():
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name, precision", [(found.name, found.precision) for found in available_runtimes("cuda")])
-def test_every_runtime_gives_the_logits_of_the_cpu_on_a_gpu(name, precision, batch):
+def test_every_runtime_gives_the_logits_of_the_cpu_on_a_gpu(name, precision, batch, monkeypatch):
     if obstacle := ON_GPU[name, precision]:
         pytest.skip(f"{name} {precision}: {obstacle}")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.manual_seed(0)
     model = small_model()
     runtime = open_runtime(name, model, RuntimeConfig(device="cuda", precision=precision))
     for point in [*POINTS, *reversed(POINTS)]:
@@ -209,6 +211,20 @@ def test_missing_packages_and_instructions_are_named(monkeypatch):
     assert found["onnx_runtime", "float32"] == "onnx and onnxscript and onnxruntime missing, pip install 'supervit[onnx]'"
     assert found["eager", "bfloat16"] == "the CPU has no bfloat16 instructions"
     assert found["eager", "float32"] is None
+
+
+def test_few_images_for_another_library_are_prepared_on_one_thread():
+    model = small_model()
+    other = dataclasses.replace(as_runtime(model), model=None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for runtime, count, threads in ((other, 1, 1), (other, 64, 2), (as_runtime(model), 1, 2)):
+            with runtime.preparing(count):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_are_at_least_one():

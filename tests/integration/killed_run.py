@@ -57,9 +57,11 @@ def main() -> None:
         if kills % 2:  # every other one while a checkpoint is being written, where the run is not over before
             while not _half_written(broken) and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 pass
-        if os.waitpid(pid, os.WNOHANG)[0]:  # over before it was killed: this machine was slow when `until_first` was measured
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:  # before it was killed: this machine was slow when `until_first` was measured
+            assert status == 0
             shutil.rmtree(broken.out)
-            until_first *= 0.7
+            until_first, kills, half_written = 0.7 * until_first, 0, 0
             continue
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

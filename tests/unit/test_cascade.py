@@ -135,7 +135,8 @@ def test_a_ladder_for_another_model_is_refused():
 def test_ladders_are_read_as_they_were_written(tmp_path):
     written = dataclasses.replace(ladder("4@0.5", "7", thresholds=(1 / 3,), confidence="margin"), model="0123456789abcdef")
     written.save(tmp_path / "new" / "ladder.json")
-    assert Ladder.load(tmp_path / "new" / "ladder.json") == written
+    for file in (tmp_path / "new" / "ladder.json", str(tmp_path / "new" / "ladder.json")):
+        assert Ladder.load(file) == written
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def work(monkeypatch):
             logits.copy_(compute(images, point))
 
     @contextmanager
-    def record(graph, pool):
+    def record(graph, pool, capture_error_mode):
         assert pool == "pool"
         recording.append(graph)
         yield

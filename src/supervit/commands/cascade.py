@@ -77,6 +77,7 @@ class Cascade:
         report |= {"batch_size": self.data.batch_size, "setup": asdict(Setup.of(runtime))}
         report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
         if self.out is not None:  # now, as the target may be out of reach
+            (self.out / "ladder.json").unlink(missing_ok=True)
             write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
             files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
             draw_cascade(found.curve, found.singles, found.paper_curve, files)

@@ -37,7 +37,8 @@ class PartedAttention(Attention):
             super().__init__(width, packed.num_heads, qkv_bias=False)
         del self.qkv
         self.proj = packed.proj
-        parts = zip(*(tensor.detach().split([width, 2 * width]) for tensor in packed.qkv.parameters()), strict=True)
+        tensors = (tensor for tensor in (packed.qkv.weight, packed.qkv.bias) if tensor is not None)
+        parts = zip(*(tensor.detach().split([width, 2 * width]) for tensor in tensors), strict=True)
         self.query, self.key_value = (nn.ParameterList(part.clone() for part in both) for both in parts)
 
     def split_projection(self) -> tuple[Projection, Projection]:

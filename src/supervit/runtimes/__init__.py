@@ -98,7 +98,7 @@ def is_artefact(path: Path) -> bool:
     return (path / EXPORT_FILE).is_file()
 
 
-def open_artefact(directory: Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:
+def open_artefact(directory: str | Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:
     """What `supervit export` wrote, in what runs it on the CPU, ready for its operating points.
 
     Args:
@@ -110,6 +110,7 @@ def open_artefact(directory: Path, precision: Precision | None = None, threads: 
         InputError: no artefact, a damaged one, a package or instructions of the CPU missing, or another precision.
     """
     check_threads(threads)
+    directory = Path(directory)
     report = read_report(directory)
     if threads:
         torch.set_num_threads(threads)

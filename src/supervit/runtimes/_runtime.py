@@ -127,13 +127,18 @@ class Runtime:
 
     @contextmanager
     def preparing(self, count: int) -> Iterator[None]:
-        """PyTorch on one thread while it prepares a few images for another library.
+        """PyTorch on one thread, in the whole process, while it prepares a few images at a time for another library.
 
         Its other threads would still wait actively for work when the library's start: 3 ms a call on two cores (`docs/log.md`).
+
+        Args:
+            count: Images that are prepared in one operation.
         """
+        if self.model is not None or count >= _FEW_IMAGES:
+            yield
+            return
         threads = torch.get_num_threads()
-        if self.model is None and count < _FEW_IMAGES:
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)
         try:
             yield
         finally:
