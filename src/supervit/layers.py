@@ -1,6 +1,6 @@
 """The parts of the network: attention that computes only the rows that are read, and the block around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -100,14 +100,18 @@ class Attention(nn.Module):
         """The projections to (query,) and to (key, value), each from tokens (B, T, D) to (B, H, T, D / H)."""
         if type(self.qkv) is not nn.Linear:  # an adapter or a quantised layer: its own arithmetic counts
             return (lambda tokens: self.project(tokens)[:1]), (lambda tokens: self.project(tokens)[1:])
+        return self._projections(*self.split_weights())
+
+    def split_weights(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Weight and, where there is one, bias of the queries, and those of the keys and values: parts of the packed ones."""
         sizes = [self.qkv.in_features, 2 * self.qkv.in_features]
+        tensors = [self.qkv.weight] if self.qkv.bias is None else [self.qkv.weight, self.qkv.bias]
         # Cost: one split, however often its parts are used, is one gradient of the packed weight; slices are one each.
-        weights = self.qkv.weight.split(sizes)
-        biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-        query, key_value = (
-            lambda tokens, weight=weight, bias=bias: self._split_heads(F.linear(tokens, weight, bias))
-            for weight, bias in zip(weights, biases, strict=True)
-        )
+        query, key_value = zip(*(tensor.split(sizes) for tensor in tensors), strict=True)
+        return query, key_value
+
+    def _projections(self, *parts: Iterable[Tensor]) -> tuple[Projection, Projection]:
+        query, key_value = (lambda tokens, part=part: self._split_heads(F.linear(tokens, *part)) for part in parts)
         return query, key_value
 
     def _split_heads(self, packed: Tensor) -> tuple[Tensor, ...]:

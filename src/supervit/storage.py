@@ -20,6 +20,11 @@ WEIGHTS_FILE = "model.safetensors"
 _MOST_NAMES = 8  # names listed in an error before the rest is counted
 
 
+def is_artefact(path: Path) -> bool:
+    """Whether a directory was written by `supervit export`."""
+    return (path / EXPORT_FILE).is_file()
+
+
 def make_directory(directory: Path) -> Path:
     """The directory, made if need be and checked to be writable.
 

@@ -39,7 +39,7 @@ def _half_written(config: TrainConfig) -> bool:
 
 
 def main() -> None:
-    """Run, kill, compare nothing: the test does that. Prints how many kills left a half-written checkpoint."""
+    """Run, kill, compare nothing: the test does that. Prints the kills and how many of them left a half-written checkpoint."""
     # A checkpoint after each step, so that many kills meet one that is being written.
     settings = {**EVERYTHING, "data.workers": 1, "data.batch_size": 96, "epochs": 4, "eval_every": 4, "save_minutes": 1e-9}
     config = changed(tiny_run(Path(sys.argv[1], "whole"), plot=False, throughput_repeats=0), settings)
@@ -68,7 +68,7 @@ def main() -> None:
         kills += 1
         half_written += _half_written(broken)
     assert os.waitpid(start(broken), 0)[1] == 0
-    print(half_written)
+    print(kills, half_written)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 from supervit.errors import InputError, reason_of
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.storage import EXPORT_FILE, WEIGHTS_FILE, load_state_dict, read_config, read_safetensors
+from supervit.storage import WEIGHTS_FILE, is_artefact, load_state_dict, read_config, read_safetensors
 
 _CONTAINERS = ("state_dict_ema", "model", "state_dict")  # what a training file calls its weights, the preferred first
 
@@ -39,7 +39,7 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
             unexpected and misshapen names are listed).
     """
     path = Path(source)
-    if (path / EXPORT_FILE).is_file():
+    if is_artefact(path):
         raise InputError(
             f"{str(source)!r} was written by supervit export for another runtime and cannot be loaded as a model; "
             "give the model that it was exported from, or open it with supervit.runtimes.open_artefact"

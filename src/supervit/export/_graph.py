@@ -7,7 +7,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -28,25 +27,20 @@ class PartedAttention(Attention):
     """Attention that has its weights of queries and of keys and values apart.
 
     Quantisers take constants alone, and the parts of a packed weight are none: left packed, every drop block's projections
-    stayed in float32 (10 % of the time in int8, `docs/log.md`).
+    stayed in float32 (measured in `docs/log.md`).
     """
 
     def __init__(self, packed: Attention):
-        width = packed.qkv.in_features
         with torch.device("meta"):  # draws no random numbers
-            super().__init__(width, packed.num_heads, qkv_bias=False)
+            super().__init__(packed.qkv.in_features, packed.num_heads, qkv_bias=False)
         del self.qkv
         self.proj = packed.proj
-        tensors = (tensor for tensor in (packed.qkv.weight, packed.qkv.bias) if tensor is not None)
-        parts = zip(*(tensor.detach().split([width, 2 * width]) for tensor in tensors), strict=True)
-        self.query, self.key_value = (nn.ParameterList(part.clone() for part in both) for both in parts)
+        parts = packed.split_weights()
+        self.query, self.key_value = (nn.ParameterList(tensor.detach().clone() for tensor in part) for part in parts)
 
     def split_projection(self) -> tuple[Projection, Projection]:
         """As the packed one's."""
-        return (
-            lambda tokens: self._split_heads(F.linear(tokens, *self.query)),
-            lambda tokens: self._split_heads(F.linear(tokens, *self.key_value)),
-        )
+        return self._projections(self.query, self.key_value)
 
 
 def blocks_in_part(config: SuperViTConfig, points: Sequence[Complexity]) -> set[int]:

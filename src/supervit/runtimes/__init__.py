@@ -22,7 +22,7 @@ from supervit.plugins import load_plugin, plugin_names
 from supervit.runtimes._graph import graph_runtime
 from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, pick_device
 from supervit.runtimes._torch import torch_runtime
-from supervit.storage import EXPORT_FILE
+from supervit.storage import is_artefact
 
 __all__ = [
     "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "is_artefact",
@@ -91,11 +91,6 @@ def open_runtime(name: str, model: SuperViT, config: RuntimeConfig | None = None
 def as_runtime(model: AnyModel) -> Runtime:
     """PyTorch's runtime `eager` of the model itself, where and as it is; a runtime stays what it is."""
     return model if isinstance(model, Runtime) else torch_runtime("eager", model, model)
-
-
-def is_artefact(path: Path) -> bool:
-    """Whether a directory was written by `supervit export`."""
-    return (path / EXPORT_FILE).is_file()
 
 
 def open_artefact(directory: str | Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:

@@ -1,12 +1,9 @@
 """What PyTorch's runtimes share."""
 
 import copy
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from supervit.complexity import Complexity
 from supervit.export import Precision
 from supervit.model import SuperViT
 from supervit.runtimes._runtime import Runtime, RuntimeConfig, constant
@@ -42,10 +39,8 @@ def place_model(model: SuperViT, config: RuntimeConfig) -> SuperViT:
     return (placed if fits else placed.to(device, dtype)).eval()
 
 
-def torch_runtime(
-    name: str, placed: SuperViT, model: SuperViT, run: Callable[[Tensor, Complexity], Tensor] | None = None
-) -> Runtime:
-    """The runtime that calls `placed`, which was made of `model` or is it itself, or another way to run it."""
+def torch_runtime(name: str, placed: SuperViT, model: SuperViT) -> Runtime:
+    """The runtime that calls `placed`, which was made of `model` or is it itself."""
     parameter = next(placed.parameters())
     shares_weights = parameter is next(model.parameters())
     return Runtime(
@@ -56,6 +51,6 @@ def torch_runtime(
         model_config=model.config,
         points=tuple(model.config.space),
         fingerprint=model.fingerprint if shares_weights else constant(model.fingerprint()),
-        run=run or placed,
+        run=placed,
         model=placed,
     )

@@ -7,7 +7,7 @@ is no part of the peak of a call in a cost table.
 
 import copy
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     Cascades and several operating points of one batch, whose prefixes are shared, run compiled without a recording.
     """
     placed = compiled.compile_blocks(copy.deepcopy(model), config)  # recordings know where its weights are
-    return torch_runtime("cuda_graphs", placed, model, run=Recorder(placed))
+    return replace(torch_runtime("cuda_graphs", placed, model), run=Recorder(placed))
 
 
 @dataclass(frozen=True)
