@@ -78,8 +78,8 @@ class Predictor:
         complexity: Operating point of calls that name none, or the ladder of a cascade; default: the dearest one, which is
             the largest grid, uncut, where the runtime has it.
         batch_size: Most images that run at once.
-        reduced_decoding: Whether JPEG files are decoded no further than a grid below the largest needs (`read_for_grid`);
-            pixels then differ slightly from those of evaluation.
+        reduced_decoding: Whether pictures are brought to the pixels of a grid below the largest in one step, and JPEG files
+            decoded no further than it needs (`read_for_grid`); pixels then differ slightly from those of evaluation.
 
     Raises:
         InputError: batch_size under 1, an operating point that does not parse, or a model without classes or neither grey
@@ -204,19 +204,23 @@ class Predictor:
             DamagedImage: it cannot be read.
             InputError: it is no image.
         """
-        if isinstance(image, str | Path | bytes):
-            with open_image(Path(image) if isinstance(image, str) else image) as opened, naming_damage():
-                pixels = read_for_grid(opened, self.config, grid_size) if self.reduced_decoding else None
-                opened.load()
-            return self._transform(opened) if pixels is None else pixels
         if isinstance(image, Tensor) and image.is_floating_point():
             return self._check_normalised(image, grid_size).detach().float().cpu()
+        if isinstance(image, str | Path | bytes):
+            with open_image(Path(image) if isinstance(image, str) else image) as opened:
+                return self._see(opened, grid_size)
         picture = image if isinstance(image, Image.Image) else _picture(image)
         with naming_damage():
+            picture.load()  # it is the caller's: not to be decoded at a reduced scale
+        return self._see(picture, grid_size)
+
+    def _see(self, picture: Image.Image, grid_size: int) -> Tensor:
+        with naming_damage():
+            pixels = read_for_grid(picture, self.config, grid_size) if self.reduced_decoding else None
             picture.load()
         if not all(picture.size):
             raise DamagedImage("it has no pixels")
-        return self._transform(picture)
+        return self._transform(picture) if pixels is None else pixels
 
     def _check_normalised(self, image: Tensor, grid_size: int) -> Tensor:
         channels = self.config.in_chans

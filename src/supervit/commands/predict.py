@@ -32,7 +32,7 @@ class Predict:
     batch_size: int = 16
     """Images per batch."""
     reduced_decoding: bool = True
-    """Whether JPEGs for grids below the largest are decoded no further than the grid needs."""
+    """Whether images for grids below the largest are read in one step, JPEGs decoded no further than the grid needs."""
     run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from timm.data import create_transform
 
 from supervit.config import SuperViTConfig
+from supervit.data._for_grid import read_for_grid
 from supervit.data._images import DamagedImage, InMode, naming_damage, open_image, read_image
-from supervit.data._jpeg import read_for_grid
 from supervit.data._loader import EpochLoader, draw_images
 from supervit.data._sources import ImageDataset, Limited, Source, Stream, is_stream, mix_seed, seed_everything
 from supervit.errors import InputError
