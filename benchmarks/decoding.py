@@ -1,20 +1,21 @@
-"""What decoding JPEGs at a reduced scale saves, from their bytes to predictions, and what it changes.
+"""What reading JPEGs for a small grid saves, from their bytes to predictions, and what it changes.
 
-Three tables over a tar of JPEGs, one folder per class in the model's order, and one PyTorch model:
+Three tables over a tar of JPEGs, one folder per class in the model's order:
 
-1. As they are: top-1 with full and with reduced decoding, agreement, mean difference of the pixels, and how many times as
-   fast. Images not twice as large as the model's are decoded whole either way.
+1. As they are: top-1 in evaluation's reading and in the one for the grid, agreement, and the mean difference of the pixels.
+   Images not twice as large as the model's are decoded whole either way, but reach the grid in one step.
 2. As a model of half the image size sees them: each image is then decoded at 1/2 or less and has hardly a pixel too many,
    the worst case for accuracy. What that model would see is classified by this one at its largest operating point.
-3. Enlarged to the sizes of photographs: times only, as enlarging adds no detail.
+3. How many times as fast, in several runtimes; also for the pictures enlarged to the sizes of photographs, as enlarging adds
+   no detail.
 
-Full and reduced take turns, a batch each, on one thread; times are those of the processor. Reported is the ratio of the
-medians, with the quartiles of the ratio within the turns.
+The two ways take turns, a batch each. Reported is the ratio of the medians, with the quartiles of the ratio within the turns.
 
     python benchmarks/decoding.py WEIGHTS IMAGES.tar --out decoding.json
 """
 
 import argparse
+import gc
 import io
 import json
 import statistics
@@ -22,7 +23,7 @@ import tarfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,12 +31,13 @@ from PIL import Image
 from torch import Tensor
 
 import supervit
-from supervit import SuperViTConfig
+from supervit import SuperViT, SuperViTConfig
 from supervit.data import evaluation_transform, open_image, read_for_grid, read_image
 from supervit.evaluate import environment
 from supervit.layers import resize_images
 from supervit.predictor import Prediction, Predictor
 from supervit.report import aligned_table
+from supervit.runtimes import Precision, RuntimeConfig, open_runtime
 from supervit.storage import write_text
 
 
@@ -75,20 +77,37 @@ def classify(predictor: Predictor, images: Any, point: str) -> Tensor:
 
 
 def time_both(pair: Sequence[Predictor], files: Sequence[bytes], point: str, repeats: int) -> dict[str, Any]:
-    """Processor time of a batch with full and with reduced decoding, and their ratio."""
+    """Time of a batch with full and with reduced decoding, and their ratio."""
     size, seconds = pair[0].batch_size, {predictor: list[float]() for predictor in pair}
     for repeat in range(-2, repeats):
         batch = [files[(repeat * size + index) % len(files)] for index in range(size)]
         for predictor, each in seconds.items():
-            start = time.process_time()
+            start = time.perf_counter()
             predictor(batch, point)
             if repeat >= 0:
-                each.append(time.process_time() - start)
+                each.append(time.perf_counter() - start)
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     full_s, reduced_s = (statistics.median(each) for each in seconds.values())
     low, _, high = statistics.quantiles(ratios, n=4)
     times = {"full_ms": 1e3 * full_s, "reduced_ms": 1e3 * reduced_s, "speedup": full_s / reduced_s}
     return {"point": point, "batch_size": size, **times, "quartiles": [low, high]}
+
+
+def time_runtime(
+    name: str, model: SuperViT, pictures: Sequence[Sequence[bytes]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Both ways in a runtime, such as openvino:bfloat16, which is closed afterwards: its threads would disturb the next."""
+    runtime, precision = cast(tuple[str, Precision], name.split(":"))
+    opened, rows = open_runtime(runtime, model, RuntimeConfig(precision=precision, threads=options.threads)), []
+    for files in pictures:
+        short = {"runtime": name, "short_side": min(read_image(files[0]).size)}
+        for point in options.points if files is pictures[0] else options.points[:1]:
+            for size in (1, 16):
+                pair = [Predictor(opened, batch_size=size, reduced_decoding=way) for way in (False, True)]
+                rows.append(short | time_both(pair, files, point, options.repeats))
+    del opened, pair
+    gc.collect()
+    return rows
 
 
 def enlarge(file: bytes, short: int) -> bytes:
@@ -112,33 +131,33 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=1, help="take every step-th image")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--short-sides", nargs="*", type=int, default=[512, 1024, 3024], help="of enlarged pictures")
+    parser.add_argument(
+        "--runtimes", nargs="+", default=["eager:float32", "onnx_runtime:float32", "openvino:float32"], help="not in int8"
+    )
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     overrides = {} if options.norm is None else {"mean": (options.norm,) * 3, "std": (options.norm,) * 3}
     model = supervit.load(options.weights, **overrides)
     files, labels = read_tar(options.images, options.step)
-    pairs = [[Predictor(model, batch_size=size, reduced_decoding=way) for way in (False, True)] for size in (1, 16)]
+    full, reduced = (Predictor(model, reduced_decoding=way) for way in (False, True))
     report: dict[str, Any] = {"images": len(files), "environment": environment(torch.device("cpu"))}
 
     report["as they are"] = []
     for point in options.points:
-        answers = [classify(predictor, files, point) for predictor in pairs[1]]
+        answers = [classify(predictor, files, point) for predictor in (full, reduced)]
         *_, difference = see(files[:200], model.config, supervit.Complexity.of(point).grid_size)
         report["as they are"].append({"point": point, **compare_answers(answers, labels), "difference_levels": difference})
     half = model.config.replace(patch_size=model.config.patch_size // 2)
     report["model of half the size"] = []
     for grid_size in half.grid_sizes[:-1]:
         *seen, difference = see(files, half, grid_size)
-        answers = [classify(pairs[1][0], each, str(half.grid_sizes[-1])) for each in seen]
+        answers = [classify(full, each, str(half.grid_sizes[-1])) for each in seen]
         shares = compare_answers(answers, labels)
         report["model of half the size"].append({"point": str(grid_size), **shares, "difference_levels": difference})
-    report["times"] = [
-        {"short_side": min(read_image(pictures[0]).size), **time_both(pair, pictures, point, options.repeats)}
-        for pictures in [files[:64], *([enlarge(file, short) for file in files[:2]] for short in options.short_sides)]
-        for point in (options.points if pictures[0] is files[0] else options.points[:1])
-        for pair in pairs
-    ]
+    pictures = [files, *([enlarge(file, short) for file in files[:2]] for short in options.short_sides)]
+    report["times"] = [row for name in options.runtimes for row in time_runtime(name, model, pictures, options)]
 
     for name in ("as they are", "model of half the size", "times"):
         rows = [[cell if isinstance(cell, str) else json.dumps(cell) for cell in _rounded(row)] for row in report[name]]

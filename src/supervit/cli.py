@@ -105,7 +105,7 @@ class Evaluate:
         results = tabulate(config, points, accuracies, throughputs)
         context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
         context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}
-        context |= runtime_environment(runtime)
+        context |= {"fingerprint": runtime.fingerprint(), **runtime_environment(runtime)}
         _report(results, self.out, context)
 
 

@@ -119,18 +119,30 @@ def random_images(runtime: Runtime, batch_size: int) -> Tensor:
 
 
 def time_calls(
-    run: Callable[[Tensor, Way], Any], images: Tensor, ways: Sequence[Way], repeats: int, warmup: int
+    run: Callable[[Tensor, Way], Any], images: Tensor, ways: Sequence[Way], repeats: int, warmup: int, in_a_row: int = 5
 ) -> dict[Way, list[float]]:
     """Seconds of each of `repeats` calls in every way, such as operating points, after `warmup` calls that do not count.
 
-    The ways take turns, a call each, so that a slow moment of a shared machine hits all alike.
+    The ways take turns, so that a slow moment of a shared machine hits all alike.
+
+    Args:
+        run: What is called, with the images and a way.
+        images: What it is called on.
+        ways: The ways.
+        repeats: Timed calls in each way.
+        warmup: Calls in each way before the first turn.
+        in_a_row: Timed calls in a turn. With more than one, a call before them does not count: some runtimes prepare for
+            other sizes then, which is no cost of a way.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    for repeat in range(-warmup, repeats):
+    for _ in range(warmup):
+        for way in seconds:
+            time_call(run, images, way)
+    for done in range(0, repeats, in_a_row):
         for way, each in seconds.items():
-            elapsed = time_call(run, images, way)
-            if repeat >= 0:
-                each.append(elapsed)
+            if in_a_row > 1:
+                time_call(run, images, way)
+            each += [time_call(run, images, way) for _ in range(min(in_a_row, repeats - done))]
     return seconds
 
 

@@ -31,7 +31,7 @@ def profile(
         model: A model, which is in evaluation mode meanwhile, or a runtime.
         complexities: Operating points, trained or not; default: the menu.
         batch_sizes: Images per batch.
-        repeats: Timed batches per row; the operating points take turns.
+        repeats: Timed batches per row; the operating points take turns of five in a row.
         warmup: Batches per row before the clock starts.
 
     Raises:
@@ -97,5 +97,5 @@ def measure_ladders(
     def run(images: Tensor, ladder: Ladder) -> None:
         cascades[ladder].run(images.split(batch_size))
 
-    seconds = time_calls(run, images, ladders, repeats, warmup=1)
+    seconds = time_calls(run, images, ladders, repeats, warmup=1, in_a_row=1)
     return {ladder: len(images) * repeats / sum(each) for ladder, each in seconds.items()}

@@ -29,15 +29,16 @@ def saved(tmp_path) -> str:
     return str(tmp_path / "model")
 
 
-def accuracies_file(tmp_path, points=POINTS):
+def accuracies_file(saved, tmp_path, points=POINTS, **changes):
     rows = [{"complexity": point, "top1": 50.0 + index} for index, point in enumerate(points)]
-    (tmp_path / "results.json").write_text(json.dumps({"results": rows}))
+    evaluated = {"fingerprint": SuperViT.from_pretrained(saved).fingerprint(), "precision": "float32", "runtime": "compiled"}
+    (tmp_path / "results.json").write_text(json.dumps({"results": rows, **evaluated, **changes}))
     return tmp_path / "results.json"
 
 
 def test_profile_writes_a_table_to_choose_from(saved, tmp_path, capsys):
     out = tmp_path / "profile"
-    accuracies = accuracies_file(tmp_path)
+    accuracies = accuracies_file(saved, tmp_path)
     Profile(saved, POINTS, (1, 4), repeats=2, warmup=1, accuracies=accuracies, out=out).run()
     printed = capsys.readouterr().out
     assert "Pareto set at batch size 4: " in printed
@@ -61,7 +62,10 @@ def test_profile_without_accuracies_is_a_table_of_costs(saved, tmp_path, capsys)
 
 def test_profile_refuses_accuracies_that_do_not_fit(saved, tmp_path):
     with pytest.raises(InputError, match="has no accuracy of 7; evaluate these too"):
-        Profile(saved, POINTS, accuracies=accuracies_file(tmp_path, POINTS[:2])).run()
+        Profile(saved, POINTS, accuracies=accuracies_file(saved, tmp_path, POINTS[:2])).run()
+    for name, value in [("fingerprint", "0123"), ("fingerprint", None), ("precision", "int8")]:
+        with pytest.raises(InputError, match=f"holds accuracies of {name} {value!r}, here it is .*evaluate what you profile"):
+            Profile(saved, POINTS, accuracies=accuracies_file(saved, tmp_path, **{name: value})).run()
     for content in ("{", '{"results": [{"complexity": "7", "top1": null}]}', "[]"):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(InputError, match="holds no accuracies"):
@@ -107,7 +111,9 @@ def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved, tmp_path):
         with pytest.raises(InputError, match="-1 .*must be at least 0"):
             Cascade(saved, DIGITS, **change).run()
     with pytest.raises(InputError, match="give one of the two"):
-        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=1.0, target_macs=1.0).run()
+        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=70.0, target_macs=1.0).run()
+    with pytest.raises(InputError, match=r"target_top1 0.98 is in percent"):
+        Cascade(saved, DIGITS, target_top1=0.98).run()
 
 
 def test_export_says_how_each_point_differs(saved, tmp_path, capsys):
@@ -148,6 +154,8 @@ def test_every_command_runs_an_artefact_in_its_runtime(saved, tmp_path, capsys):
     assert [table["runtime"] for table in tables] == ["onnx_runtime", "eager"]
     for there, here in zip(*(table["results"] for table in tables), strict=True):
         assert (there["complexity"], there["top1"]) == (here["complexity"], pytest.approx(here["top1"], abs=0.6))
+    main(["profile", onnx, "--repeats", "1", "--accuracies", str(tmp_path / "table/results.json")])
+    assert "Pareto set" in capsys.readouterr().out  # float32 has the same accuracies in all runtimes
     main(["cascade", onnx, *options, "--timed-images", "20", "--out", str(tmp_path / "exit")])
     Image.new("L", (30, 30)).save(tmp_path / "0.png")
     capsys.readouterr()
@@ -193,7 +201,7 @@ def test_runtimes_are_compared_on_data(saved, tmp_path, capsys, monkeypatch):
     printed, said = capsys.readouterr()
     assert "not here: eager bfloat16, not today" in printed
     assert "failed: unheard_of float32, unknown runtime" in said
-    assert "20 images; against eager float32" in printed
+    assert "20 images; against eager float32, timed anew beside each runtime" in printed
     assert "points: eager float32" in printed
     report = json.loads((tmp_path / "out/runtimes.json").read_text())
     assert report["best"] == {"runtime": "eager", "precision": "float32"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from supervit import Complexity, InputError, SuperViT
-from supervit.evaluate import Accuracy, evaluate, measure_throughput, tabulate
+from supervit.evaluate import Accuracy, evaluate, measure_throughput, tabulate, time_calls
 from supervit.report import csv_table, markdown_table, pareto_set, write_report
 from supervit.runtimes import pick_device
 from tests.conftest import small_config
@@ -100,3 +100,13 @@ def test_pareto_set_leaves_out_what_is_beaten():
     accuracies = {Complexity(4): Accuracy(50, 0, 1), Complexity(5): Accuracy(40, 0, 1), Complexity(6): Accuracy(60, 0, 1)}
     results = tabulate(small_config(), list(accuracies), accuracies)
     assert [str(result.complexity) for result in pareto_set(results)] == ["4", "6"]
+
+
+def test_ways_take_turns_with_a_call_before_each_that_does_not_count():
+    calls = []
+    seconds = time_calls(lambda images, way: calls.append(way), torch.empty(0), "ab", repeats=3, warmup=1, in_a_row=2)
+    assert "".join(calls) == "ab" + "aaabbb" + "aabb"
+    assert [len(each) for each in seconds.values()] == [3, 3]
+    calls.clear()
+    time_calls(lambda images, way: calls.append(way), torch.empty(0), "ab", repeats=2, warmup=0, in_a_row=1)
+    assert "".join(calls) == "abab"

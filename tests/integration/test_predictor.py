@@ -329,6 +329,8 @@ def test_impossible_predictors_and_points_are_refused(predictor):
             Predictor(model, **options)
     with pytest.raises(InputError, match="nothing to predict"):
         Predictor(SuperViT(small_config(num_classes=0)))
+    with pytest.raises(InputError, match="a str is no model; give what supervit.load"):
+        Predictor("model.safetensors")
     with pytest.raises(InputError, match="in_chans=2"):
         Predictor(SuperViT(small_config(in_chans=2)))
     with pytest.raises(InputError, match="does not parse"):
@@ -341,13 +343,33 @@ def test_the_command_prints_an_answer_for_each_file(predictor, tmp_path, capsys)
     (tmp_path / "bad.jpg").write_bytes(b"")
     files = (tmp_path / "bad.jpg", tmp_path / "good.jpg")
     (_, expected) = predictor(files, "4@0.5")
-    Predict(str(tmp_path / "model"), files, "4@0.5", form="json").run()
-    bad, good = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    with pytest.raises(SystemExit, match="1"):  # as there is a file that cannot be read
+        Predict(str(tmp_path / "model"), files, "4@0.5", form="json").run()
+    printed, said = capsys.readouterr()
+    assert said == "1 of 2 images could not be read\n"
+    bad, good = (json.loads(line) for line in printed.splitlines())
     assert bad == {"source": str(files[0]), "reason": "not an image of a known format"}
     assert good["class_name"] == expected.class_name
     assert good["complexity"] == "4@0.5"
-    Predict(str(tmp_path / "model"), files).run()
+    with pytest.raises(SystemExit, match="1"):
+        Predict(str(tmp_path / "model"), files).run()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert "cannot be read: not an image" in lines[2]
     assert "good.jpg" in lines[3]
+
+
+def test_the_command_takes_folders(predictor, tmp_path, capsys):
+    predictor.runtime.model.save(tmp_path / "model")
+    names = ["b.png", "sub/a.JPG", "sub/c.jpeg"]
+    (tmp_path / "images/sub").mkdir(parents=True)
+    (tmp_path / "images/notes.txt").write_text("no image")
+    for name in names:
+        photograph(40, 50).save(tmp_path / "images" / name)
+    Predict(str(tmp_path / "model"), (tmp_path / "images", tmp_path / "images/b.png"), "4", form="json").run()
+    sources = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
+    assert sources == [str(tmp_path / "images" / name) for name in [*names, "b.png"]]
+    with pytest.raises(InputError, match=r"model' holds no images \(\*.jpg, "):
+        Predict(str(tmp_path / "model"), (tmp_path / "model",)).run()
+    with pytest.raises(InputError, match="name at least one file or folder"):
+        Predict(str(tmp_path / "model"), ()).run()

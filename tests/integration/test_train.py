@@ -65,6 +65,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert model.config.class_names == tuple("0123456789")
     context = json.loads((out / "results.json").read_text())
     assert context["images"] == 360
+    assert (context["fingerprint"], context["precision"]) == (model.fingerprint(), "float32")
     assert context["versions"]["torch"] == torch.__version__
 
 

@@ -62,6 +62,8 @@ class Cascade:
             raise InputError(
                 f"timed_images {self.timed_images} and safety {self.safety:g} must be at least 0, max_rungs {self.max_rungs} 1"
             )
+        if self.target_top1 is not None and self.target_top1 <= 1:
+            raise InputError(f"target_top1 {self.target_top1:g} is in percent; write such as 70")
         if self.target_top1 is not None and self.target_macs is not None:
             raise InputError(f"target_top1 {self.target_top1} and target_macs {self.target_macs}: give one of the two")
         if self.out is not None:

@@ -35,6 +35,8 @@ class Export(ExportConfig):
             cells.append([point.complexity, str(point.image_size), keep, f"{point.difference:.1e}"])
         print(aligned_table(cells), end="")
         print(f"\nwrote {self.out}: {report.form} {report.target}, {report.precision}, inputs {', '.join(report.inputs)}")
+        if report.precision == "int8":
+            print(f"int8 rounds, so no difference is refused; see what it costs: supervit evaluate {self.out} --data.root DATA")
 
     def _calibration(self, config: SuperViTConfig) -> Tensor | None:
         if self.precision != "int8":

@@ -1,7 +1,8 @@
 """`supervit predict`."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ import tyro
 
 from supervit.cascade import Ladder
 from supervit.commands._opening import RunOptions
+from supervit.data import IMAGE_SUFFIXES
 from supervit.errors import InputError
 from supervit.predictor import Answer, Failure, Predictor
 from supervit.report import aligned_table
@@ -22,7 +24,7 @@ class Predict:
     model: tyro.conf.Positional[str]
     """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
     images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files; one that cannot be read is reported, the others are answered."""
+    """Image files, or folders of them; where one cannot be read, the others are answered and the exit status is 1."""
     complexity: str | None = None
     """Operating point, such as 8@0.5 (default: the dearest one, the largest grid uncut where the artefact has it)."""
     ladder: Path | None = None
@@ -36,20 +38,43 @@ class Predict:
     run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:
-        """Print an answer for each image, in their order."""
-        if not self.images:
-            raise InputError("no images; name at least one file")
+        """Print an answer for each image, in their order.
+
+        Raises:
+            SystemExit: with status 1, after all answers, if an image could not be read.
+        """
         if self.complexity is not None and self.ladder is not None:
             raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
         chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
         predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, self.reduced_decoding)
-        answers = predictor.stream(self.images)
+        images, failures = self._list_images(), 0
+        answers: Iterable[Answer] = predictor.stream(images)
         if self.form == "table":
-            print(_answer_table(list(answers)), end="")
-            return
+            answers = list(answers)
+            print(_answer_table(answers), end="")
         for answer in answers:
-            point = {} if isinstance(answer, Failure) else {"complexity": str(answer.complexity)}
-            print(json.dumps(asdict(answer) | point), flush=True)
+            failures += isinstance(answer, Failure)
+            if self.form == "json":
+                point = {} if isinstance(answer, Failure) else {"complexity": str(answer.complexity)}
+                print(json.dumps(asdict(answer) | point), flush=True)
+        if failures:
+            print(f"{failures} of {len(images)} images could not be read", file=sys.stderr)
+            raise SystemExit(1)
+
+    def _list_images(self) -> list[Path]:
+        """The files, and those in the folders and below that have the name of an image, in alphabetical order."""
+        found = []
+        for path in self.images:
+            if not path.is_dir():
+                found.append(path)
+                continue
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise InputError(f"{str(path)!r} holds no images (*{', *'.join(IMAGE_SUFFIXES[:3])}, ...); name another folder")
+            found += inside
+        if not found:
+            raise InputError("no images; name at least one file or folder")
+        return found
 
 
 def _answer_table(answers: Sequence[Answer]) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import tyro
 
@@ -14,6 +15,7 @@ from supervit.errors import InputError
 from supervit.figures import draw_costs
 from supervit.profiling import profile
 from supervit.report import aligned_table, check_plotting
+from supervit.runtimes import Runtime
 from supervit.storage import make_directory
 
 
@@ -32,7 +34,7 @@ class Profile:
     warmup: int = 3
     """Batches per operating point and batch size before the clock starts."""
     accuracies: Path | None = None
-    """The results.json of `supervit evaluate --out` for this model: adds accuracies, the Pareto set and a plot."""
+    """The results.json of `supervit evaluate --out` for the same model and precision: adds accuracies, Pareto set and plot."""
     out: Path | None = None
     """Directory for costs.json and the plot."""
     run_by: RunOptions = field(default_factory=RunOptions)
@@ -43,8 +45,9 @@ class Profile:
             make_directory(self.out)
             if self.accuracies is not None:
                 check_plotting()
-        top1 = {} if self.accuracies is None else read_accuracies(self.accuracies)
+        measured = None if self.accuracies is None else Accuracies.load(self.accuracies)
         runtime = self.run_by.open(self.model)
+        top1 = {} if measured is None else measured.of(runtime)
         points = parse_points(self.complexities, runtime.points)
         if self.accuracies is not None and (missing := [str(point) for point in points if point not in top1]):
             raise InputError(f"{str(self.accuracies)!r} has no accuracy of {', '.join(missing)}; evaluate these too")
@@ -61,17 +64,46 @@ class Profile:
             print(f"\nwrote {self.out}")
 
 
-def read_accuracies(file: Path) -> dict[Complexity, float]:
-    """Top-1 in percent of the operating points in a `results.json`.
+@dataclass(frozen=True)
+class Accuracies:
+    """What a `results.json` says."""
 
-    Raises:
-        InputError: the file is missing or damaged, or holds no accuracies.
-    """
-    try:
-        records = json.loads(file.read_text())["results"]
-        return {Complexity.of(record["complexity"]): float(record["top1"]) for record in records}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(file)!r} holds no accuracies ({error!r}); write it by supervit evaluate --out") from error
+    file: Path
+    top1: dict[Complexity, float]
+    """Percent."""
+    evaluated: dict[str, Any]
+    """Fingerprint of the model, runtime and precision; None where the file does not tell."""
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """The content of a file.
+
+        Raises:
+            InputError: it is missing or damaged, or holds no accuracies.
+        """
+        try:
+            content = json.loads(file.read_text())
+            top1 = {Complexity.of(record["complexity"]): float(record["top1"]) for record in content["results"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{str(file)!r} holds no accuracies ({error!r}); write it by supervit evaluate --out") from error
+        return cls(file, top1, {name: content.get(name) for name in ("fingerprint", "precision", "runtime")})
+
+    def of(self, runtime: Runtime) -> dict[Complexity, float]:
+        """The accuracies, if they are those of this runtime; all runtimes have the same ones in float32.
+
+        Raises:
+            InputError: they are of another model or precision.
+        """
+        here = {"fingerprint": runtime.fingerprint(), "precision": runtime.precision, "runtime": runtime.name}
+        for name, now in here.items():
+            if name == "runtime" and runtime.precision == "float32":
+                continue
+            if self.evaluated[name] != now:
+                raise InputError(
+                    f"{str(self.file)!r} holds accuracies of {name} {self.evaluated[name]!r}, here it is {now!r}; evaluate "
+                    "what you profile: supervit evaluate --out"
+                )
+        return self.top1
 
 
 def _cost_table(rows: Sequence[Cost]) -> str:

@@ -76,7 +76,7 @@ class Runtimes:
         )  # fmt: skip
         for runtime, reason in failures.items():
             print(f"failed: {runtime}, {reason}", file=sys.stderr)
-        print(f"{len(images)} images; against eager float32:\n\n{_table(rows)}", end="")
+        print(f"{len(images)} images; against eager float32, timed anew beside each runtime:\n\n{_table(rows)}", end="")
         name, precision = best_runtime(rows, self.max_loss)
         print(f"\nthe fastest that loses at most {self.max_loss:g} points: {name} {precision}")
         if self.out is not None:

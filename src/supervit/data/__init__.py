@@ -13,7 +13,7 @@ from timm.data import create_transform
 
 from supervit.config import SuperViTConfig
 from supervit.data._for_grid import read_for_grid
-from supervit.data._images import DamagedImage, InMode, naming_damage, open_image, read_image
+from supervit.data._images import IMAGE_SUFFIXES, DamagedImage, InMode, naming_damage, open_image, read_image
 from supervit.data._loader import EpochLoader, draw_images
 from supervit.data._sources import ImageDataset, Limited, Source, Stream, is_stream, mix_seed, seed_everything
 from supervit.errors import InputError
@@ -21,8 +21,8 @@ from supervit.plugins import load_plugin
 from supervit.token_labels import JointAugment
 
 __all__ = [
-    "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Source", "SourceConfig", "Split", "Stream",
-    "draw_images", "evaluation_transform", "is_stream", "mix_seed", "naming_damage", "open_dataset", "open_image",
+    "IMAGE_SUFFIXES", "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Source", "SourceConfig", "Split",
+    "Stream", "draw_images", "evaluation_transform", "is_stream", "mix_seed", "naming_damage", "open_dataset", "open_image",
     "read_for_grid", "read_image", "seed_everything",
 ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.export import Precision, read_graph, read_report, runner_of
 from supervit.model import SuperViT
@@ -89,8 +90,18 @@ def open_runtime(name: str, model: SuperViT, config: RuntimeConfig | None = None
 
 
 def as_runtime(model: AnyModel) -> Runtime:
-    """PyTorch's runtime `eager` of the model itself, where and as it is; a runtime stays what it is."""
-    return model if isinstance(model, Runtime) else torch_runtime("eager", model, model)
+    """PyTorch's runtime `eager` of the model itself, where and as it is; a runtime stays what it is.
+
+    Raises:
+        InputError: neither a model nor a runtime.
+    """
+    if isinstance(model, Runtime):
+        return model
+    if not isinstance(getattr(model, "config", None), SuperViTConfig):
+        raise InputError(
+            f"a {type(model).__name__} is no model; give what supervit.load or supervit.runtimes.open_runtime returns"
+        )
+    return torch_runtime("eager", model, model)
 
 
 def open_artefact(directory: str | Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:

@@ -24,10 +24,10 @@ from supervit.complexity import Complexity
 from supervit.data import EpochLoader, is_stream, open_dataset, seed_everything
 from supervit.distributed import World
 from supervit.errors import InputError, TrainingError
-from supervit.evaluate import Accuracy, Result, environment, evaluate, measure_throughput, tabulate
+from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, runtime_environment, tabulate
 from supervit.model import SuperViT
 from supervit.report import check_plotting, write_report
-from supervit.runtimes import pick_device
+from supervit.runtimes import as_runtime, pick_device
 from supervit.storage import make_directory, write_text
 from supervit.token_labels import TokenLabels
 from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
@@ -323,7 +323,8 @@ class _Run:
             throughputs = measure_throughput(model, points, config.throughput_batch_size, config.throughput_repeats)
         results = tabulate(config.model, points, self.accuracies, throughputs)
         images = next(iter(self.accuracies.values())).images
-        context = {"model": str(config.out / "model"), "data": config.data.name, "images": images, **environment(self.device)}
+        context: dict[str, Any] = {"model": str(config.out / "model"), "fingerprint": model.fingerprint()}
+        context |= {"data": config.data.name, "images": images, **runtime_environment(as_runtime(model))}
         title = f"One SuperViT, {len(points)} operating points ({config.data.name})"
         write_report(results, config.out, context, title, plot=config.plot)
         return results
