@@ -7,8 +7,9 @@ other's, turn by turn, being above 1. Weights, images and the calibration of int
 
 Threads of one runtime wait actively and disturb the next, so each runtime has a block of its own in which timm is measured
 again, and is closed after it. In a block all ways take turns, in random order; before each timed call there is a pause
-(CPU) and a call of the same way that does not count, so that nothing is left of the way before. Reported is the ratio of
-the medians, with the quartiles of the ratio within the turns. Our times include resizing the images.
+(CPU) and a call of the same way that does not count, so that nothing is left of the way before. That is a server that waits
+for requests; `--settle 5` lets five calls run into each timed one, as under load, where caches, clock and threads are warm.
+Reported is the ratio of the medians, with the quartiles of the ratio within the turns. Our times include resizing the images.
 
 On a GPU images and logits stay there, timm's model compiled in bfloat16 is a second reference, and executed FLOP/s are
 given as a share of what a large matrix product reaches in the same precision (float32: without TF32).
@@ -82,9 +83,10 @@ class Block:
 class Timer:
     """Times calls in turns, each after a pause and calls that do not count."""
 
-    def __init__(self, repeats: int, warmup: int, pause_s: float, seed: int):
+    def __init__(self, repeats: int, warmup: int, settle: int, pause_s: float, seed: int):
         self.repeats = repeats
         self.warmup = warmup
+        self.settle = settle
         self.pause_s = pause_s
         self.order = random.Random(seed)
 
@@ -120,9 +122,9 @@ class Timer:
         }
 
     def _time_rounds(self, runs: Sequence[Run], images: Tensor, rounds: int) -> list[float]:
-        """Seconds of each of some rounds, in which all runs are called once; the round before them does not count."""
+        """Seconds of each of some rounds, in which all runs are called once; those before them do not count."""
         time.sleep(self.pause_s)
-        return [sum(time_call(run, images) for run in runs) for _ in range(rounds + 1)][1:]
+        return [sum(time_call(run, images) for run in runs) for _ in range(self.settle + rounds)][self.settle :]
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -285,6 +287,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: 16 1; on a GPU 512 64 1")
     parser.add_argument("--repeats", type=int, default=10, help="turns; alternating takes half as many")
     parser.add_argument("--warmup", type=int, default=2, help="turns before those")
+    parser.add_argument("--settle", type=int, default=1, help="calls in a row before a timed one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--points", nargs="+", help="operating points; default: the menu")
     parser.add_argument("--runtimes", nargs="*", help="such as eager:float32 openvino:int8; default: all that run here")
@@ -299,8 +302,8 @@ def parse_options() -> argparse.Namespace:
     known = {f"{each.name}:{each.precision}": each for each in found}
     if unknown := set(options.runtimes or []) - set(known):
         parser.error(f"unknown --runtimes {' '.join(sorted(unknown))}; use some of {' '.join(known)}")
-    if options.repeats < 2 or options.warmup < 0 or min(options.batch_sizes) < 1:
-        parser.error("--repeats must be at least 2, --warmup 0, --batch-sizes 1")
+    if options.repeats < 2 or options.warmup < 0 or options.settle < 1 or min(options.batch_sizes) < 1:
+        parser.error("--repeats must be at least 2, --warmup 0, --settle and --batch-sizes 1")
     options.runtimes = found if options.runtimes is None else [known[name] for name in dict.fromkeys(options.runtimes)]
     return options
 
@@ -309,7 +312,7 @@ def describe_setup(options: argparse.Namespace, device: torch.device) -> dict[st
     """How and on what is measured."""
     return {
         "command": shlex.join(["python", *sys.argv]),
-        **{name: getattr(options, name) for name in ("model", "repeats", "warmup", "seed")},
+        **{name: getattr(options, name) for name in ("model", "repeats", "warmup", "settle", "seed")},
         **environment(device),
         "host": device_name(torch.device("cpu")),
         "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -344,7 +347,8 @@ def main() -> None:
         compiled = torch.compile(copy.deepcopy(reference).bfloat16(), dynamic=False, fullgraph=True)  # for each batch size
         references[TIMM_COMPILED] = casting_run(compiled, "bfloat16")
 
-    timer = Timer(options.repeats, options.warmup, pause_s=0 if device.type == "cuda" else PAUSE_S, seed=options.seed)
+    pause_s = 0 if device.type == "cuda" else PAUSE_S
+    timer = Timer(options.repeats, options.warmup, options.settle, pause_s, options.seed)
     results = []
     able = [each for each in options.runtimes if each.obstacle is None]
     for block in blocks_of(model, reference, able, points, options):
