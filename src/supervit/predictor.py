@@ -19,7 +19,7 @@ from supervit.data import DamagedImage, evaluation_transform, naming_damage, ope
 from supervit.errors import InputError
 from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
-from supervit.runtimes import AnyModel, as_runtime
+from supervit.runtimes import AnyModel, as_runtime, one_thread
 
 AnyImage = str | Path | bytes | Image.Image | np.ndarray | Tensor
 AnyPoint = Complexity | str | Ladder
@@ -157,7 +157,7 @@ class Predictor:
         if isinstance(point, Complexity):
             grid_size, together = point.grid_size, self.batch_size
         while batch := list(islice(numbered, together)):
-            with self.runtime.preparing(1):
+            with one_thread():  # Cost: on several, small operations take longer than the work in them
                 seen = [self._read(number, image, grid_size) for number, image in batch]
             classified = self._classify([pixels for _, pixels in seen if isinstance(pixels, Tensor)], point)
             for source, pixels in seen:

@@ -21,13 +21,13 @@ from supervit.export import Precision, read_graph, read_report, runner_of
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
 from supervit.runtimes._graph import graph_runtime
-from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, pick_device
+from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, one_thread, pick_device
 from supervit.runtimes._torch import torch_runtime
 from supervit.storage import is_artefact
 
 __all__ = [
     "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "is_artefact",
-    "open_artefact", "open_runtime", "pick_device", "runtime_names",
+    "one_thread", "open_artefact", "open_runtime", "pick_device", "runtime_names",
 ]  # fmt: skip
 
 AnyModel = SuperViT | Runtime

@@ -1,7 +1,7 @@
 """What every runtime gives: logits of images at an operating point."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +64,17 @@ def check_threads(threads: int | None) -> None:
 def constant(value: str) -> Callable[[], str]:
     """The function that gives this value: a fingerprint of weights that are a copy of the model's."""
     return lambda: value
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, in the whole process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,15 +145,8 @@ class Runtime:
         Args:
             count: Images that are prepared in one operation.
         """
-        if self.model is not None or count >= _FEW_IMAGES:
+        with nullcontext() if self.model is not None or count >= _FEW_IMAGES else one_thread():
             yield
-            return
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
