@@ -15,7 +15,7 @@ from supervit.complexity import Complexity, ComplexitySpace
 from supervit.errors import InputError
 from supervit.runtimes import AnyModel, as_runtime
 
-SAFETY = 0.5  # standard errors that a chosen cascade must be above a target accuracy
+SAFETY = 1.0  # standard errors that a chosen cascade must be above a target accuracy
 _SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
 
 
