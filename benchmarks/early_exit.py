@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 import supervit
 from supervit.calibrate import (
     SAFETY,
@@ -86,21 +88,16 @@ def summarise(draws: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, flo
     return rows
 
 
-def time_cascades(
-    found: Mapping[str, Calibrated], runtime: Runtime, loader: EpochLoader, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Images per second of the cascades over images that had no part in their choice, and in a batch after the other."""
-    images, _ = draw_images(loader, options.images, options.seed)
-    _, held_out = halves(len(images), options.seed)
+def time_cascades(found: Mapping[str, Calibrated], runtime: Runtime, images: Tensor, batch_size: int) -> dict[str, Any]:
+    """Images per second of the cascades over images (N, C, S, S) that had no part in their choice."""
     ladders = {name: found[name].ladder for name in ("dearest", "mean", "paper's pair")}
-    timed = images[held_out[: options.timed]]
-    throughputs = measure_ladders(runtime, list(ladders.values()), timed, options.batch_size)
+    throughputs = measure_ladders(runtime, list(ladders.values()), images, batch_size)
     rows = {}
     for name, ladder in ladders.items():
         throughput_ips = throughputs[ladder]
         speedup = throughput_ips / throughputs[ladders["dearest"]]
         rows[name] = {**ladder.to_dict(), "throughput_ips": throughput_ips, "speedup": speedup}
-    return {"images": len(timed), "batch_size": options.batch_size, "ladders": rows}
+    return {"images": len(images), "batch_size": batch_size, "ladders": rows}
 
 
 def main() -> None:
@@ -130,7 +127,7 @@ def main() -> None:
     images, labels = draw_images(loader, options.images, options.seed)
     batches = zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True)
     answers = collect_answers(runtime, batches)
-    del images
+    images = images[halves(len(images), options.seed)[1][: options.timed]]
     report: dict[str, Any] = {"images": len(answers), "halves": options.halves, "safety": options.safety}
     report |= {"setup": asdict(Setup.of(runtime)), "confidences": {}}
     for confidence in cast(list[Confidence], options.confidences):
@@ -141,11 +138,12 @@ def main() -> None:
         report["confidences"][confidence] = {"means": rows, "draws": draws}
         cells = [["cascade", "top-1 change", "(sd)", "cost", "(sd)"]]
         cells += [
-            [name, *(f"{value:{'+' if 'top1' in key else ''}.3f}" for key, value in row.items())] for name, row in rows.items()
+            [name, *(f"{value:{'+' if key == 'top1_change' else ''}.3f}" for key, value in row.items())]
+            for name, row in rows.items()
         ]
         print(f"confidence by {confidence}, {options.halves} halves of {len(answers) // 2} images\n\n{aligned_table(cells)}")
         if options.timed:
-            timed = time_cascades(found[0], runtime, loader, options)
+            timed = time_cascades(found[0], runtime, images, options.batch_size)
             report["confidences"][confidence]["timed"] = timed
             for name, row in timed["ladders"].items():
                 print(f"{name}: {' '.join(map(str, row['rungs']))}, {row['throughput_ips']:.1f} images/s, {row['speedup']:.2f}")

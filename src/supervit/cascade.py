@@ -215,7 +215,7 @@ class Cascade:
         waiting = [nobody] * len(self.ladder.rungs)
         left: list[tuple[Tensor, Tensor, Tensor]] = []
         seen = 0
-        with self.runtime.evaluating(), self.runtime.preparing(self.batch_size):
+        with self.runtime.evaluating():
             for images in batches:
                 places = torch.arange(seen, seen + len(images), device=device)
                 seen += len(images)
