@@ -34,11 +34,11 @@ import supervit
 from supervit import SuperViT, SuperViTConfig
 from supervit.data import evaluation_transform, open_image, read_for_grid, read_image
 from supervit.evaluate import environment
+from supervit.files import write_json
 from supervit.layers import resize_images
 from supervit.predictor import Prediction, Predictor
 from supervit.report import aligned_table
 from supervit.runtimes import Precision, RuntimeConfig, open_runtime
-from supervit.storage import write_text
 
 
 def read_tar(file: Path, step: int) -> tuple[list[bytes], Tensor]:
@@ -163,7 +163,7 @@ def main() -> None:
         rows = [[cell if isinstance(cell, str) else json.dumps(cell) for cell in _rounded(row)] for row in report[name]]
         print(f"{name}\n\n{aligned_table([list(report[name][0]), *rows])}")
     if options.out is not None:
-        write_text(options.out, json.dumps(report, indent=2) + "\n")
+        write_json(options.out, report)
 
 
 def _rounded(row: dict[str, Any]) -> list[Any]:

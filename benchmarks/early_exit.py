@@ -15,7 +15,6 @@ turns, over that many of its held-out images in memory: how many times as fast a
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -39,10 +38,10 @@ from supervit.calibrate import (
 from supervit.cascade import Confidence, climb_macs
 from supervit.cost_table import Setup
 from supervit.data import EpochLoader, SourceConfig, draw_images, open_dataset
+from supervit.files import write_json
 from supervit.profiling import measure_ladders
 from supervit.report import aligned_table
 from supervit.runtimes import Precision, Runtime, RuntimeConfig, open_runtime
-from supervit.storage import write_text
 
 
 def choose_cascades(answers: MeanAnswers, runtime: Runtime, seed: int, safety: float) -> dict[str, Calibrated]:
@@ -149,7 +148,7 @@ def main() -> None:
                 print(f"{name}: {' '.join(map(str, row['rungs']))}, {row['throughput_ips']:.1f} images/s, {row['speedup']:.2f}")
             print()
         if options.out is not None:
-            write_text(options.out, json.dumps(report, indent=2) + "\n")
+            write_json(options.out, report)
 
 
 if __name__ == "__main__":

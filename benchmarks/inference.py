@@ -24,7 +24,6 @@ import copy
 import functools
 import gc
 import itertools
-import json
 import os
 import random
 import shlex
@@ -45,9 +44,9 @@ from torch import Tensor
 import supervit
 from supervit import Complexity, SuperViT
 from supervit.evaluate import device_name, environment, time_call
+from supervit.files import write_json
 from supervit.macs import executed_macs, macs
 from supervit.runtimes import Availability, Precision, RuntimeConfig, available_runtimes, open_runtime, pick_device
-from supervit.storage import write_text
 from token_merging import TokenMerging, merging_macs
 
 Run = Callable[[Tensor], Any]
@@ -357,7 +356,7 @@ def main() -> None:
         close_block()
         print(f"{block.name} {block.precision}: {time.perf_counter() - start:.0f} s", flush=True)
         if options.out is not None:  # after each block, so that a run that is cut short leaves what it has
-            write_text(options.out, json.dumps({**found, "results": results}, indent=2) + "\n")
+            write_json(options.out, {**found, "results": results})
     print_results(results)
 
 

@@ -8,7 +8,6 @@ the ratio of the medians, with the quartiles of the ratio within the turns as it
 """
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -21,8 +20,8 @@ from safetensors.torch import save_file
 import supervit
 from supervit import Complexity
 from supervit.evaluate import environment, time_call
+from supervit.files import write_json
 from supervit.macs import macs
-from supervit.storage import write_text
 
 
 def main() -> None:
@@ -67,7 +66,7 @@ def main() -> None:
         print(f"{point!s:>8} {cost / 1e9:6.3f} {ratio:12.2f} {low:7.2f}-{high:.2f} {bar:6.2f} {ratio / bar:11.2f}")
     if options.out is not None:
         settings = {"batch_size": options.batch_size, "repeats": options.repeats, "precision": "float32", "mode": "eager"}
-        write_text(options.out, json.dumps({**settings, **environment(torch.device("cpu")), "results": rows}, indent=2) + "\n")
+        write_json(options.out, {**settings, **environment(torch.device("cpu")), "results": rows})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ gradients are compared.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -24,9 +23,9 @@ from torch import Tensor
 import supervit
 from supervit import Complexity, SuperViT, distillation_loss, path_losses, sample_paths
 from supervit.evaluate import environment
+from supervit.files import write_json
 from supervit.macs import executed_macs, macs
 from supervit.runtimes import pick_device
-from supervit.storage import write_text
 
 
 def released_pass(model: Any, images: Tensor, point: Complexity) -> Tensor:
@@ -131,7 +130,7 @@ def main() -> None:
     if options.out is not None:
         settings = {"model": options.model, "batch_size": options.batch_size, "steps": options.steps}
         measured = {"median_s": medians, "speedup": ratios, "macs_tree": tree, "macs_four_passes": four}
-        write_text(options.out, json.dumps({**settings, **environment(device), **measured}, indent=2) + "\n")
+        write_json(options.out, {**settings, **environment(device), **measured})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Early exit over operating points: images that the model is sure of leave, the others climb to a dearer one."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,9 +13,10 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, unknown_name
+from supervit.fields import from_plain
+from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.macs import executed_macs, resumed_macs
 from supervit.runtimes import AnyModel, as_runtime
-from supervit.storage import make_directory, write_text
 
 Confidence = Literal["probability", "margin", "entropy"]
 Answering = Literal["last", "mean"]
@@ -99,7 +99,7 @@ class Ladder:
     def save(self, file: Path) -> None:
         """Write the ladder as JSON, whole or not at all."""
         make_directory(file.parent)
-        write_text(file, json.dumps(self.to_dict(), indent=2) + "\n")
+        write_json(file, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""
@@ -112,14 +112,11 @@ class Ladder:
         Raises:
             InputError: the file is missing or damaged, or holds something else.
         """
-        try:
-            values = json.loads(Path(file).read_text())
-            if not isinstance(values, dict) or values.keys() != {field.name for field in fields(cls)}:
+        with refusing(f"{str(file)!r} is not a ladder", "write one: supervit cascade"):
+            values = read_object(Path(file))
+            if values.keys() != {field.name for field in fields(cls)}:
                 raise InputError("it must hold rungs, thresholds, confidence, answer and model, and nothing else")
-            rungs = tuple(Complexity.of(rung) for rung in values["rungs"])
-            return cls(rungs, tuple(values["thresholds"]), values["confidence"], values["answer"], values["model"])
-        except (OSError, ValueError, TypeError) as error:  # an InputError is a ValueError
-            raise InputError(f"{str(file)!r} is not a ladder ({error}); write one: supervit cascade") from error
+            return from_plain(cls, values)
 
 
 def climb_macs(config: SuperViTConfig, rungs: Sequence[Complexity], shares_prefixes: bool = True) -> list[int]:

@@ -29,12 +29,12 @@ from supervit.config import Interpolation, Resize
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError, SuperViTError
 from supervit.evaluate import Result, evaluate, measure_throughput, runtime_environment, tabulate
+from supervit.files import make_directory
 from supervit.label import LabelConfig, label_folder
 from supervit.macs import executed_macs, macs
 from supervit.model import create_model
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 from supervit.report import check_plotting, markdown_table, write_report
-from supervit.storage import make_directory
 from supervit.train import TrainConfig, run_training
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from supervit.complexity import Complexity, ComplexitySpace, Plan
-from supervit.errors import InputError, unknown_name
+from supervit.errors import InputError
+from supervit.fields import check_names, check_types, from_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,24 +72,13 @@ class SuperViTConfig:
     """Names of the classes in index order, if known."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # JSON has lists
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-        self._check_types()
+        check_types(self)
         is_rgb = self.in_chans == 3
         object.__setattr__(self, "mean", self.mean or (IMAGENET_MEAN if is_rgb else (0.5,) * self.in_chans))
         object.__setattr__(self, "std", self.std or (IMAGENET_STD if is_rgb else (0.5,) * self.in_chans))
         object.__setattr__(self, "grid_sizes", self.space.grid_sizes)
         object.__setattr__(self, "keep_rates", self.space.keep_rates)
         self._validate()
-
-    def _check_types(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            allowed = (int, float) if kind is float else kind
-            if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-                raise InputError(f"{field.name} {value!r} is not usable; it must be of type {kind.__name__}")
 
     def _validate(self) -> None:
         for name in ("embed_dim", "depth", "num_heads", "patch_size", "in_chans"):
@@ -110,10 +100,6 @@ class SuperViTConfig:
         for block in self.drop_blocks:
             if not 0 <= block < self.depth:
                 raise InputError(f"drop block {block} is not one of the {self.depth} blocks 0...{self.depth - 1}")
-        if self.resize not in Resize.__args__:  # type: ignore[attr-defined]
-            raise unknown_name("resize", self.resize, Resize.__args__)  # type: ignore[attr-defined]
-        if self.interpolation not in Interpolation.__args__:  # type: ignore[attr-defined]
-            raise unknown_name("interpolation", self.interpolation, Interpolation.__args__)  # type: ignore[attr-defined]
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.in_chans:
                 raise InputError(f"{name} {getattr(self, name)!r} must have one value for each of {self.in_chans} channels")
@@ -157,7 +143,7 @@ class SuperViTConfig:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; unknown field names are refused."""
-        check_fields(type(self), changes)
+        check_names(type(self), changes)
         if changes.get("in_chans", self.in_chans) != self.in_chans:
             changes = {"mean": (), "std": (), **changes}
         if changes.get("num_classes", self.num_classes) != self.num_classes:
@@ -171,13 +157,4 @@ class SuperViTConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The config with these fields; unknown keys are refused."""
-        check_fields(cls, values)
-        return cls(**values)
-
-
-def check_fields(cls: type, values: Mapping[str, Any]) -> None:
-    """Refuse keys that are not fields of a dataclass, with the near names."""
-    names = [field.name for field in dataclasses.fields(cls)]
-    for key in values:
-        if key not in names:
-            raise unknown_name(f"{cls.__name__} field", key, names)
+        return from_plain(cls, values)

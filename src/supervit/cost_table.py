@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any, Self
 
 from supervit import pareto
 from supervit.complexity import Complexity
-from supervit.config import check_fields
 from supervit.errors import InputError
 from supervit.evaluate import runtime_environment
+from supervit.fields import check_types, from_plain
+from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.runtimes import AnyModel, as_runtime
-from supervit.storage import make_directory, write_text
 
 SCHEMA = 1  # of the JSON
 
@@ -87,10 +86,7 @@ class Setup:
     """When, in UTC (ISO 8601)."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), {"threads": int, "versions": Mapping}.get(field.name, str)
-            if not isinstance(value, kind):
-                raise InputError(f"{field.name} {value!r} of the setup must be of type {kind.__name__}")
+        check_types(self)
 
     @classmethod
     def of(cls, model: AnyModel) -> Self:
@@ -160,7 +156,7 @@ class CostTable:
         rows = [dataclasses.asdict(row) | {"complexity": str(row.complexity)} for row in self.rows]
         setup = dataclasses.asdict(self.setup)
         make_directory(file.parent)
-        write_text(file, json.dumps({"schema": SCHEMA, "setup": setup, "rows": rows}, indent=2, allow_nan=False) + "\n")
+        write_json(file, {"schema": SCHEMA, "setup": setup, "rows": rows})
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
@@ -169,28 +165,13 @@ class CostTable:
         Raises:
             InputError: the file is missing or damaged, has another schema, or keys or values that do not belong there.
         """
-        try:
-            content = json.loads(Path(file).read_text())
-            if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        with refusing(f"{str(file)!r} is not a cost table", "write one: supervit profile"):
+            content = read_object(Path(file))
+            if content.get("schema") != SCHEMA:
                 raise InputError(f"it does not have schema {SCHEMA}, the one of this version of supervit")
             if content.keys() != {"schema", "setup", "rows"} or not isinstance(content["rows"], list):
                 raise InputError("it must hold schema, setup and a list of rows, and nothing else")
-            setup = Setup(**_fields(Setup, content["setup"]))
-            rows = [_fields(Cost, row) for row in content["rows"]]
-            return cls(tuple(Cost(**row | {"complexity": Complexity.of(row["complexity"])}) for row in rows), setup)
-        except (OSError, ValueError) as error:  # an InputError is a ValueError
-            raise InputError(f"{str(file)!r} is not a cost table ({error}); write one: supervit profile") from error
-
-
-def _fields(cls: type, values: Any) -> dict[str, Any]:
-    """The values, if they are all fields of a dataclass and no others."""
-    if not isinstance(values, dict):
-        raise InputError(f"{values!r} should be an object with the fields of {cls.__name__}")
-    check_fields(cls, values)
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
-    if missing:
-        raise InputError(f"{cls.__name__} lacks {', '.join(missing)}")
-    return values
+            return cls(tuple(from_plain(Cost, row) for row in content["rows"]), from_plain(Setup, content["setup"]))
 
 
 def known_top1(row: Cost) -> float:

@@ -3,9 +3,23 @@
 import difflib
 from collections.abc import Iterable
 
+_MOST_CHARACTERS = 600  # of a message: what came from a file may be a megabyte
+
+
+def printable(text: str, most: int = _MOST_CHARACTERS) -> str:
+    """A text from anywhere on one line, without what a terminal would obey, cut in the middle where it is very long."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[: 100 * most]).split())
+    if len(line) <= most:
+        return line
+    tail = most // 3
+    return f"{line[: most - tail - 5]} ... {line[-tail:]}"
+
 
 class SuperViTError(Exception):
     """Base of the errors that the command line prints as one line instead of a traceback."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class InputError(SuperViTError, ValueError):
@@ -19,6 +33,7 @@ class TrainingError(SuperViTError, RuntimeError):
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """The error for a name that is not in a list: near names first, else the whole list."""
     allowed = sorted(allowed)
+    name = printable(str(name), 60)
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(allowed)}"
     return InputError(f"unknown {kind} {name!r}; {hint}")
@@ -30,4 +45,4 @@ def reason_of(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     line = lines[-1] if lines[0].endswith(":") else lines[0]
-    return (line if " " in line else f"{type(error).__name__}: {line}")[:200]
+    return printable(line if " " in line else f"{type(error).__name__}: {line}", 200)

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from supervit.checkpoints import read_state_dict
 from supervit.data import DamagedImage, InMode, read_image
 from supervit.errors import InputError, unknown_name
+from supervit.files import make_directory
 from supervit.runtimes import pick_device
-from supervit.storage import load_state_dict, make_directory
+from supervit.storage import load_state_dict
 from supervit.token_labels import label_map_path, write_label_map
 
 

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from supervit import pareto
 from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.evaluate import Result
-from supervit.storage import make_directory, write_text
+from supervit.files import make_directory, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def write_report(
     """
     make_directory(directory)
     write_text(directory / "results.csv", csv_table(results))
-    write_text(directory / "results.json", json.dumps({**context, "results": _records(results)}, indent=2) + "\n")
+    write_json(directory / "results.json", {**context, "results": _records(results)})
     write_text(directory / "results.md", markdown_table(results))
     if plot and any(result.top1 is not None for result in results):
         plot_tradeoff(results, [directory / "tradeoff.png", directory / "tradeoff.svg"], title)

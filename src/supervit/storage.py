@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
+from supervit.files import make_directory, read_object, refusing, whole_file, write_json
 
 CONFIG_FILE = "config.json"
 EXPORT_FILE = "export.json"
@@ -25,41 +25,6 @@ def is_artefact(path: Path) -> bool:
     return (path / EXPORT_FILE).is_file()
 
 
-def make_directory(directory: Path) -> Path:
-    """The directory, made if need be and checked to be writable.
-
-    Raises:
-        InputError: it cannot be made or written.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {str(directory)!r} ({error.strerror}); name a directory that you may write"
-        ) from error
-    return directory
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader sees the old or the new content."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def flush_to_disk(directory: Path) -> None:
-    """Wait until the files of a directory are on the disk, so that not even a power cut leaves empty ones."""
-    for path in [*directory.iterdir(), directory]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:
     """Write weights and config, each whole or not at all.
 
@@ -67,10 +32,14 @@ def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[
         InputError: the directory cannot be written.
     """
     make_directory(directory)
-    temporary = directory / f".{WEIGHTS_FILE}.tmp"
-    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, temporary)
-    temporary.replace(directory / WEIGHTS_FILE)
-    write_text(directory / CONFIG_FILE, json.dumps(dict(config), indent=2) + "\n")
+    try:
+        with whole_file(directory / WEIGHTS_FILE) as temporary:
+            safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, temporary)
+    except safetensors.SafetensorError as error:  # its own word for a full disk
+        raise InputError(
+            f"cannot write {str(directory / WEIGHTS_FILE)!r} ({reason_of(error)}); make room or name another"
+        ) from error
+    write_json(directory / CONFIG_FILE, dict(config))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -80,16 +49,9 @@ def read_config(directory: Path) -> dict[str, Any]:
         InputError: the file is missing or is not a JSON object.
     """
     path = directory / CONFIG_FILE
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"cannot read {str(path)!r} ({error.strerror}); a model directory has {CONFIG_FILE}, {WEIGHTS_FILE}"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{str(path)!r} is not JSON ({error}); convert or download the model again") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{str(path)!r} holds no JSON object; convert or download the model again")
+    fix = f"a model directory has {CONFIG_FILE} and {WEIGHTS_FILE}: convert or download the model again"
+    with refusing(f"cannot read {str(path)!r}", fix):
+        values = read_object(path)
     if "family" not in values:
         raise InputError(f"{str(path)!r} is not a SuperViT config; to load another ViT, name its weights file instead")
     return values

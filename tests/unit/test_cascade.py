@@ -143,7 +143,7 @@ def test_ladders_are_read_as_they_were_written(tmp_path):
     "content, message",
     [
         ("{", "is not a ladder"),
-        ("[]", "nothing else"),
+        ("[]", "is not a ladder .it holds no JSON object"),
         ({"confidence": None, "more": 1}, "nothing else"),
         ({"rungs": ["4", "x"]}, "complexity 'x' does not parse"),
         ({"thresholds": ["0.5"]}, "is not a ladder"),

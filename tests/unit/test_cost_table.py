@@ -73,7 +73,7 @@ def damage(name):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda c: [c], "does not have schema 1"),
+        (lambda c: [c], "it holds no JSON object"),
         (lambda c: c | {"schema": 2}, "does not have schema 1"),
         (lambda c: c | {"more": 1}, "and nothing else"),
         (lambda c: c | {"rows": {}}, "a list of rows"),
@@ -83,12 +83,12 @@ def damage(name):
         (lambda c: c | {"rows": [{"batch_size": 1}]}, "Cost lacks complexity, latency_ms_p50"),
         (lambda c: c | {"rows": [3]}, "3 should be an object"),
         (lambda c: c | {"rows": [c["rows"][0] | {"complexity": 14}]}, "complexity 14 does not parse"),
-        (lambda c: c | {"setup": c["setup"] | {"threads": "1"}}, "threads '1' of the setup must be of type int"),
-        (lambda c: c | {"rows": [c["rows"][0] | {"batch_size": 1.5}]}, "batch_size 1.5 of 4@0.5"),
+        (lambda c: c | {"setup": c["setup"] | {"threads": "1"}}, "threads '1' is not usable; it must be of type int"),
+        (lambda c: c | {"rows": [c["rows"][0] | {"batch_size": 1.5}]}, "batch_size 1.5 is not usable"),
         (damage(-1), "latency_ms_p50 -1 of 4@0.5 must be a number above 0"),
-        (damage("1"), "latency_ms_p50 '1' of 4@0.5"),
-        (damage(float("nan")), "latency_ms_p50 nan of 4@0.5"),
-        (damage(None), "latency_ms_p50 None of 4@0.5"),
+        (damage("1"), "latency_ms_p50 '1' is not usable"),
+        (damage(float("nan")), "it is not JSON: NaN is no number"),
+        (damage(None), "latency_ms_p50 None is not usable"),
     ],
 )
 def test_files_that_are_no_cost_table_are_refused_with_the_reason(tmp_path, change, message):

@@ -1,6 +1,5 @@
 """`supervit cascade`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,10 +17,10 @@ from supervit.cost_table import Setup
 from supervit.data import EpochLoader, SourceConfig, Split
 from supervit.errors import InputError
 from supervit.figures import draw_cascade
+from supervit.files import make_directory, write_json
 from supervit.profiling import measure_ladders
 from supervit.report import aligned_table, check_plotting, mac_unit
 from supervit.runtimes import Runtime
-from supervit.storage import make_directory, write_text
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Cascade:
         report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
         if self.out is not None:  # now, as the target may be out of reach
             (self.out / "ladder.json").unlink(missing_ok=True)
-            write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
+            write_json(self.out / "cascade.json", report)
             files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
             draw_cascade(found.curve, found.singles, found.paper_curve, files)
         chosen = self._choose(found)
@@ -92,7 +91,7 @@ class Cascade:
         if self.out is not None:
             report |= {"timed_images": len(images)} | {name: _record(each, throughputs_ips) for name, each in chosen.items()}
             replace(chosen["cascade"].ladder, model=runtime.fingerprint()).save(self.out / "ladder.json")
-            write_text(self.out / "cascade.json", json.dumps(report, indent=2) + "\n")
+            write_json(self.out / "cascade.json", report)
             print(f"\nwrote {self.out}")
 
     def _search(self, answers: MeanAnswers, runtime: Runtime) -> "_Found":

@@ -1,6 +1,5 @@
 """`supervit profile`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from supervit.complexity import Complexity
 from supervit.cost_table import Cost
 from supervit.errors import InputError
 from supervit.figures import draw_costs
+from supervit.files import make_directory, read_object, refusing
 from supervit.profiling import profile
 from supervit.report import aligned_table, check_plotting
 from supervit.runtimes import Runtime
-from supervit.storage import make_directory
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,12 @@ class Accuracies:
         Raises:
             InputError: it is missing or damaged, or holds no accuracies.
         """
-        try:
-            content = json.loads(file.read_text())
-            top1 = {Complexity.of(record["complexity"]): float(record["top1"]) for record in content["results"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{str(file)!r} holds no accuracies ({error!r}); write it by supervit evaluate --out") from error
+        with refusing(f"{str(file)!r} holds no accuracies", "write it by supervit evaluate --out"):
+            content = read_object(file)
+            try:
+                top1 = {Complexity.of(record["complexity"]): float(record["top1"]) for record in content["results"]}
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(repr(error)) from error
         return cls(file, top1, {name: content.get(name) for name in ("fingerprint", "precision", "runtime")})
 
     def of(self, runtime: Runtime) -> dict[Complexity, float]:

@@ -1,6 +1,5 @@
 """`supervit runtimes`."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,9 +15,9 @@ from supervit.config import SuperViTConfig
 from supervit.data import SourceConfig, Split, draw_images
 from supervit.errors import InputError, reason_of
 from supervit.evaluate import environment
+from supervit.files import make_directory, write_json
 from supervit.report import aligned_table
 from supervit.runtimes import available_runtimes, pick_device
-from supervit.storage import make_directory, write_text
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Runtimes:
             report = {"model": self.model, "data": str(self.data.root or self.data.name), "batch_size": self.data.batch_size}
             report |= {name: getattr(self, name) for name in settings} | environment(device)
             report |= {"best": {"runtime": name, "precision": precision}, "rows": records, "failures": failures}
-            write_text(self.out / "runtimes.json", json.dumps(report, indent=2) + "\n")
+            write_json(self.out / "runtimes.json", report)
             print(f"wrote {self.out}")
 
     def _draw(self, config: SuperViTConfig) -> tuple[Tensor, Tensor, Tensor | None]:

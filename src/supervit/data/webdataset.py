@@ -5,7 +5,6 @@ ROOT/classes.txt. How many samples each shard holds may stand beside the shards 
 open_clip has it); without it the headers of all shards are walked once.
 """
 
-import json
 import random
 import tarfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from supervit.data import DamagedImage, SourceConfig, Split, mix_seed, read_imag
 from supervit.data._class_list import read_class_list
 from supervit.data._images import IMAGE_SUFFIXES
 from supervit.errors import InputError
+from supervit.files import read_object, refusing
 
 _BUFFER = 1000  # undecoded samples that wait to be drawn, per worker: about 100 MB of ImageNet
 
@@ -121,14 +121,13 @@ def _sizes(shards: list[Path]) -> list[int]:
     sidecar = shards[0].parent / "sizes.json"
     if not sidecar.is_file():
         return [_count(shard) for shard in shards]
-    try:
-        sizes = json.loads(sidecar.read_text())
-        return [int(sizes[shard.name]) for shard in shards]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{str(sidecar)!r} must give the samples of each shard, such as {{'{shards[0].name}': 1000}} ({error!r}); "
-            "correct it or remove it"
-        ) from error
+    what = f"{str(sidecar)!r} must give the samples of each shard, such as {{'{shards[0].name}': 1000}}"
+    with refusing(what, "correct it or remove it"):
+        sizes = read_object(sidecar)
+        try:
+            return [int(sizes[shard.name]) for shard in shards]
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise InputError(repr(error)) from error
 
 
 def _count(shard: Path) -> int:

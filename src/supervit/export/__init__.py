@@ -13,7 +13,6 @@ A target file has:
 An artefact is a directory: what the target wrote, and `export.json`, which says how to run it.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -31,6 +30,8 @@ from supervit.complexity import Complexity
 from supervit.errors import InputError, SuperViTError, reason_of
 from supervit.export._graph import AnyComplexity, Graph, Interface, Precision, calibration_feeds, trace
 from supervit.export._verify import differences
+from supervit.fields import from_plain
+from supervit.files import read_object, refusing, write_json
 from supervit.model import SuperViT
 from supervit.plugins import import_extra, load_plugin, plugin_names
 from supervit.storage import EXPORT_FILE
@@ -151,7 +152,7 @@ def export_model(
         found = differences(graph, model, plugin.read(temporary, precision))
         report = _report(graph, target, precision, found, model.fingerprint())
         _check(report)
-        (temporary / EXPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n")
+        write_json(temporary / EXPORT_FILE, asdict(report))
         temporary.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {str(out)!r} ({error.strerror}); name a directory that you may write") from error
@@ -194,13 +195,8 @@ def read_report(directory: Path) -> ExportReport:
     Raises:
         InputError: the directory holds none, or a damaged one.
     """
-    try:
-        values = json.loads((directory / EXPORT_FILE).read_text())
-        points = tuple(PointReport(**point) for point in values.pop("points"))
-        report = ExportReport(points=points, **values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"{str(directory / EXPORT_FILE)!r} is not the report of an export ({error})"
-        raise InputError(f"{reason}; write one: supervit export") from error
+    with refusing(f"{str(directory / EXPORT_FILE)!r} is not the report of an export", "write one: supervit export"):
+        report = from_plain(ExportReport, read_object(directory / EXPORT_FILE))
     load_plugin(sys.modules[__name__], report.target)
     return report
 

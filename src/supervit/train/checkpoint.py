@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from supervit.errors import InputError, TrainingError
+from supervit.files import flush_to_disk
 from supervit.model import SuperViT
-from supervit.storage import flush_to_disk
 
 STATE_FILE = "training_state.pt"
 

@@ -4,7 +4,6 @@ Every random choice is a function of the seed and of where the run stands (`seed
 keep: what goes on from a checkpoint does what an uninterrupted run does.
 """
 
-import json
 import signal
 import threading
 import time
@@ -25,10 +24,10 @@ from supervit.data import EpochLoader, is_stream, open_dataset, seed_everything
 from supervit.distributed import World
 from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, runtime_environment, tabulate
+from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.model import SuperViT
 from supervit.report import check_plotting, write_report
 from supervit.runtimes import as_runtime, pick_device
-from supervit.storage import make_directory, write_text
 from supervit.token_labels import TokenLabels
 from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
 from supervit.train.config import TrainConfig
@@ -144,7 +143,8 @@ class _Run:
         if is_stream(self.train_loader.dataset.source):  # whose order depends on how many share it out
             wanted["data.workers"] = self.config.data.workers
         if found:
-            before = json.loads(path.read_text())
+            with refusing(f"cannot read {str(path)!r}", "start anew in another directory"):
+                before = read_object(path)
             if differing := sorted(key for key in wanted if wanted[key] != before.get(key)):
                 raise InputError(
                     f"the run in {str(self.config.out)!r} was started with another {', '.join(differing)}; "
@@ -152,7 +152,7 @@ class _Run:
                 )
             self._resume(found)
         if self.world.is_main:
-            write_text(path, json.dumps(wanted, indent=2) + "\n")
+            write_json(path, wanted)
 
     def _resume(self, found: list[Path]) -> None:
         """Go on from the newest checkpoint that can be read; newer ones are set aside."""

@@ -1,0 +1,147 @@
+"""Files: written whole or not at all with the rights that the user's umask gives, and JSON from strangers."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from supervit.errors import InputError, reason_of
+
+_MOST_JSON_BYTES = 64 * 2**20
+
+
+def make_directory(directory: Path) -> Path:
+    """The directory, made if need be and checked to be writable.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(directory)!r} ({error.strerror}); name a directory that you may write"
+        ) from error
+    return directory
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, to be written within, that takes its name in the end: a reader sees old or new.
+
+    The file gets the rights of the user's umask, whatever library writes it; where writing fails nothing is left.
+
+    Raises:
+        InputError: the disk is full or the directory cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        rights = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(rights)  # some writers replace the file by one that its owner alone may read
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {str(path)!r} ({error.strerror or reason_of(error)}); make room or name another"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader sees the old or the new content.
+
+    Raises:
+        InputError: as `whole_file`.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as JSON, whole or not at all; NaN and infinities, which JSON has not, are an error of ours."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def refusing(what: str, fix: str) -> Iterator[None]:
+    """A block whose `InputError`s get a frame: what is the matter, the reason in brackets, what to do.
+
+    Args:
+        what: Such as `'costs.json' is not a cost table`.
+        fix: Such as `write one: supervit profile`.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what} ({error}); {fix}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file from anywhere; `refusing` says which file it was and what to do.
+
+    Raises:
+        InputError: why it cannot be read: missing, larger than 64 MiB, nested too deep, or no JSON, which has no NaN nor
+            infinities.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _MOST_JSON_BYTES:
+            raise InputError(f"{size >> 20} MiB are more than the {_MOST_JSON_BYTES >> 20} that such a file may have")
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise InputError("it is nested too deep to be read as JSON") from error
+    except OSError as error:
+        raise InputError(error.strerror or reason_of(error)) from error
+    except ValueError as error:  # also of what is no text
+        raise InputError(f"it is not JSON: {reason_of(error)}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond all numbers")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Errors as of `read_json`; another kind of value is one too."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError("it holds no JSON object")
+    return values
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r} ({error.strerror})") from error
+
+
+def flush_to_disk(directory: Path) -> None:
+    """Wait until the files of a directory are on the disk, so that not even a power cut leaves empty ones."""
+    for path in [*directory.iterdir(), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

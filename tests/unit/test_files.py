@@ -1,0 +1,79 @@
+import os
+import stat
+
+import pytest
+
+from supervit.errors import InputError, SuperViTError, printable
+from supervit.files import read_json, read_object, refusing, whole_file, write_json, write_text
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"a":' * 100_000, "nested too deep"),
+        (b'{"a": NaN}', "NaN is no number in JSON"),
+        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b'{"a": 1e999}', "1e999 is beyond all numbers"),
+        (b'{"a": ' + b"9" * 10_000 + b"}", "not JSON"),
+        (b"[]", "no JSON object"),
+    ],
+)
+def test_json_from_strangers_is_refused_in_one_short_line(tmp_path, content, reason):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(InputError, match=reason) as error, refusing("it is no table", "write one"):
+        read_object(tmp_path / "file.json")
+    assert len(str(error.value)) < 300
+
+
+def test_a_json_file_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "file.json").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(InputError, match="2048 MiB are more than the 64"):
+        read_json(tmp_path / "file.json")
+
+
+def test_what_is_written_can_be_read_and_has_no_nan(tmp_path):
+    write_json(tmp_path / "file.json", {"a": [1, 2.5, None]})
+    assert read_json(tmp_path / "file.json") == {"a": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file.json", float("nan"))
+    assert read_json(tmp_path / "file.json") == {"a": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("mask, rights", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_rights_of_the_umask_whatever_writes_them(tmp_path, mask, rights):
+    def private(path):
+        path.unlink()
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "text", "")
+        with whole_file(tmp_path / "weights") as temporary:
+            private(temporary)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("text", "weights")] == [rights] * 2
+
+
+def test_a_writer_that_fails_leaves_the_old_content_and_nothing_else(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with (
+        pytest.raises(InputError, match=r"cannot write .*No space left.*; make room"),
+        whole_file(tmp_path / "file") as temporary,
+    ):
+        temporary.write_text("new")
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_messages_are_one_short_line_that_no_terminal_obeys():
+    error = SuperViTError("\x1b[31mred\x1b[0m\nline " + "x" * 10_000 + "; the fix")
+    assert str(error).startswith("[31mred [0m line xxx")
+    assert str(error).endswith("; the fix")
+    assert len(str(error)) <= 600
+    assert printable("a\u202eb\x07") == "a b"
