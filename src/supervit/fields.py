@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import types
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 
 @cache
-def _hints(cls: Hashable) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
@@ -31,7 +31,8 @@ def from_plain(cls: type[Made], values: Any) -> Made:
     missing = [field.name for field in fields if field.name not in values and _is_required(field)]
     if missing:
         raise InputError(f"{cls.__name__} lacks {', '.join(missing)}")
-    return cls(**{name: checked(_hints(cls)[name], value, name) for name, value in values.items()})
+    hints = _hints(cls)  # type: ignore[arg-type]
+    return cls(**{name: checked(hints[name], value, name) for name, value in values.items()})
 
 
 def check_names(cls: type, values: Mapping[str, Any]) -> None:

@@ -61,12 +61,14 @@ def test_files_have_the_rights_of_the_umask_whatever_writes_them(tmp_path, mask,
 
 def test_a_writer_that_fails_leaves_the_old_content_and_nothing_else(tmp_path):
     write_text(tmp_path / "file", "old")
-    with (
-        pytest.raises(InputError, match=r"cannot write .*No space left.*; make room"),
-        whole_file(tmp_path / "file") as temporary,
-    ):
-        temporary.write_text("new")
-        raise OSError(28, "No space left on device")
+
+    def write_half():
+        with whole_file(tmp_path / "file") as temporary:
+            temporary.write_text("new")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"cannot write .*No space left.*; make room"):
+        write_half()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
 
