@@ -50,7 +50,7 @@ def check_types(made: Any) -> None:
         InputError: a value of another type than its field has.
     """
     for field in dataclasses.fields(made):
-        value = checked(_hints(type(made))[field.name], getattr(made, field.name), field.name)
+        value = checked(_hints(type(made))[field.name], getattr(made, field.name), field.name)  # type: ignore[arg-type]
         object.__setattr__(made, field.name, value)
 
 
