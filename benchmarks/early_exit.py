@@ -26,7 +26,6 @@ from torch import Tensor
 
 import supervit
 from supervit.calibrate import (
-    SAFETY,
     Calibrated,
     MeanAnswers,
     calibrate,
@@ -35,13 +34,14 @@ from supervit.calibrate import (
     paper_ladder,
     pick_cascade,
 )
-from supervit.cascade import Confidence, climb_macs
+from supervit.cascade import climb_macs
 from supervit.cost_table import Setup
 from supervit.data import EpochLoader, SourceConfig, draw_images, open_dataset
 from supervit.files import write_json
+from supervit.options import SAFETY, Confidence, Precision
 from supervit.profiling import measure_ladders
 from supervit.report import aligned_table
-from supervit.runtimes import Precision, Runtime, RuntimeConfig, open_runtime
+from supervit.runtimes import Runtime, RuntimeConfig, open_runtime
 
 
 def choose_cascades(answers: MeanAnswers, runtime: Runtime, seed: int, safety: float) -> dict[str, Calibrated]:

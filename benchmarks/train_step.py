@@ -32,6 +32,7 @@ def released_pass(model: Any, images: Tensor, point: Complexity) -> Tensor:
     """Logits (B, K) of one DeiT path, the released way: every row of every block."""
     side = model.config.patch_size * point.grid_size
     tokens = model.patch_embed(F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True))
+    tokens = tokens.flatten(2).transpose(1, 2)
     tokens = torch.cat([model.cls_token.expand(len(images), -1, -1), tokens], dim=1) + model.pos_embeds[str(point.grid_size)]
     for index, planned in enumerate(model.config.replace(exact_savings=False).plan(point).blocks):
         block = model.blocks[index]

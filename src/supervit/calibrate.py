@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from supervit import pareto
-from supervit.cascade import Answering, Confidence, Ladder, confidence_of
+from supervit.cascade import Ladder, confidence_of
 from supervit.complexity import Complexity, ComplexitySpace
 from supervit.errors import InputError
+from supervit.options import SAFETY, Answering, Confidence
 from supervit.runtimes import AnyModel, as_runtime
 
-SAFETY = 1.0  # standard errors that a chosen cascade must be above a target accuracy
 _SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +16,8 @@ from supervit.errors import InputError, unknown_name
 from supervit.fields import from_plain
 from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.macs import executed_macs, resumed_macs
+from supervit.options import Answering, Confidence
 from supervit.runtimes import AnyModel, as_runtime
-
-Confidence = Literal["probability", "margin", "entropy"]
-Answering = Literal["last", "mean"]
 
 
 def _probability(probabilities: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.evaluate import time_calls
 from supervit.model import SuperViT
-from supervit.runtimes import Availability, Precision, Runtime, RuntimeConfig, available_runtimes, open_runtime, pick_device
+from supervit.options import Precision
+from supervit.runtimes import Availability, Runtime, RuntimeConfig, available_runtimes, open_runtime, pick_device
 
 
 @dataclass(frozen=True)

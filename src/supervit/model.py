@@ -67,7 +67,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         self.config = config
         score = load_plugin(supervit.reducers, config.reducer).score
         drop_path = [config.drop_path_rate * index / max(config.depth - 1, 1) for index in range(config.depth)]
-        self.patch_embed = family.PatchEmbed(config)
+        self.patch_embed = family.patch_embed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.pos_embeds = nn.ParameterDict(
             {str(g): nn.Parameter(torch.zeros(1, g * g + 1, config.embed_dim)) for g in config.grid_sizes}
@@ -182,7 +182,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         """Class token and patch tokens with their positions (Eq. 7)."""
         check_images(images, self.config.in_chans, grid_size)
         side = self.config.patch_size * grid_size
-        tokens = self.patch_embed(resize_images(images, side, self.config.resize))
+        tokens = self.patch_embed(resize_images(images, side, self.config.resize)).flatten(2).transpose(1, 2)
         tokens = mix(tokens, grid_size) if mix else tokens
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens + self.position_table(grid_size)

@@ -1,15 +1,13 @@
 """The training objective: labels teach the uncut paths, each cut path imitates the uncut one of its grid (Eq. 10)."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from supervit.complexity import Complexity
 from supervit.errors import InputError
-
-Teacher = Literal["own_grid", "larger_grid", "labels"]
+from supervit.options import Teacher
 
 
 def path_losses(

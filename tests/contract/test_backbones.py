@@ -27,20 +27,20 @@ def test_a_family_has_what_the_model_assembles(family):
 @pytest.mark.parametrize("grid, channels", [(4, 3), (7, 1)])
 def test_patch_embedding_gives_one_token_per_patch(family, grid, channels):
     config = small_config(family, in_chans=channels)
-    embed = load_family(family).PatchEmbed(config).eval()
+    embed = load_family(family).patch_embed(config).eval()
     tokens = embed(torch.randn(2, channels, 4 * grid, 4 * grid))
-    assert tokens.shape == (2, grid**2, config.embed_dim)
+    assert tokens.shape == (2, config.embed_dim, grid, grid)
     assert load_family(family).patch_embed_macs(config, grid) > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_tokens_are_numbered_row_by_row(family):
+def test_tokens_lie_where_their_patches_are(family):
     config = small_config(family)
-    embed = load_family(family).PatchEmbed(config).eval()
+    embed = load_family(family).patch_embed(config).eval()
     images = torch.zeros(1, 3, 28, 28)
     changed = images.clone()
     changed[..., 13, 25] = 5.0  # inside patch row 3, column 6
-    effect = (embed(changed) - embed(images)).abs().sum(-1)[0]
+    effect = (embed(changed) - embed(images)).abs().sum(1)[0].flatten()
     assert effect.argmax() == 3 * 7 + 6
 
 

@@ -195,7 +195,7 @@ def test_runtimes_are_compared_on_data(saved, tmp_path, capsys, monkeypatch):
     here = [Availability("eager", "float32", None), Availability("eager", "bfloat16", "not today")]
     here.append(Availability("unheard_of", "float32", None))
     monkeypatch.setattr("supervit.comparison.available_runtimes", lambda device: here)
-    monkeypatch.setattr("supervit.commands.runtimes.available_runtimes", lambda device: here)
+    monkeypatch.setattr("supervit.runtimes.available_runtimes", lambda device: here)
     options = {"images": 20, "calibration_images": 4, "repeats": 1, "threads": 1, "out": tmp_path / "out"}
     Runtimes(saved, DIGITS, **options).run()
     printed, said = capsys.readouterr()

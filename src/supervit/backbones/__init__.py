@@ -4,8 +4,10 @@ A family file says how the family differs from the others, and the model assembl
 
 - `Config`: `SuperViTConfig` or a subclass with the family's own fields;
 - `VARIANTS`: the sizes by name, each as the fields that differ from the defaults of `Config`;
-- `PatchEmbed(config)`: a module from images (B, C, p g, p g) to patch tokens (B, g^2, D), p = patch size;
+- `patch_embed(config)`: a module from images (B, C, p g, p g) to a map of patch tokens (B, D, g, g), p = patch size;
 - `patch_embed_macs(config, grid_size)`: its multiply-accumulates per image.
+
+What knows sizes alone imports no PyTorch: it is imported in `patch_embed`.
 """
 
 import sys

@@ -3,11 +3,13 @@
 Source: Touvron et al., "Training data-efficient image transformers & distillation through attention" (2021).
 """
 
-from typing import Any
-
-from torch import Tensor, nn
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
 
 from supervit.config import SuperViTConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Config = SuperViTConfig
 
@@ -18,16 +20,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class PatchEmbed(nn.Module):
-    """Each patch, linearly projected."""
+def patch_embed(config: SuperViTConfig) -> "nn.Sequential":
+    """Each patch, linearly projected: from images (B, C, p g, p g) to their map (B, D, g, g)."""
+    from torch import nn
 
-    def __init__(self, config: SuperViTConfig):
-        super().__init__()
-        self.proj = nn.Conv2d(config.in_chans, config.embed_dim, config.patch_size, stride=config.patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Patch tokens (B, g^2, D), row by row, of images (B, C, p g, p g)."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+    projection = nn.Conv2d(config.in_chans, config.embed_dim, config.patch_size, stride=config.patch_size)
+    return nn.Sequential(OrderedDict(proj=projection))
 
 
 def patch_embed_macs(config: SuperViTConfig, grid_size: int) -> int:

@@ -5,13 +5,15 @@ Differs: logits are head(class token) + `dense_weight` times the best patch's in
 without token labels is evaluated as it was trained.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class PatchEmbed(nn.Module):
-    """Three convolutions at half resolution, then a linear projection of what each patch has become."""
+def patch_embed(config: Config) -> "nn.Sequential":
+    """Three convolutions at half resolution, then a linear projection of what each patch (B, D, g, g) has become."""
+    from torch import nn
 
-    def __init__(self, config: Config):
-        super().__init__()
-        width, patch = config.stem_channels, config.patch_size // 2
-        self.conv1 = nn.Conv2d(config.in_chans, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width)
-        self.proj = nn.Conv2d(width, config.embed_dim, patch, stride=patch)
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Patch tokens (B, g^2, D), row by row, of images (B, C, p g, p g)."""
-        x = self.act(self.bn1(self.conv1(images)))
-        x = self.act(self.bn2(self.conv2(x)))
-        x = self.act(self.bn3(self.conv3(x)))
-        return self.proj(x).flatten(2).transpose(1, 2)
+    width, patch = config.stem_channels, config.patch_size // 2
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, (channels, size, stride) in enumerate([(config.in_chans, 7, 2), (width, 3, 1), (width, 3, 1)], start=1):
+        layers[f"conv{index}"] = nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
+        layers[f"bn{index}"] = nn.BatchNorm2d(width)
+        layers[f"act{index}"] = nn.ReLU(inplace=True)
+    layers["proj"] = nn.Conv2d(width, config.embed_dim, patch, stride=patch)
+    return nn.Sequential(layers)
 
 
 def patch_embed_macs(config: Config, grid_size: int) -> int:

@@ -1,13 +1,18 @@
-"""Subcommands of `supervit`, a file each; those that need no file of their own are in `cli.py`."""
+"""Subcommands of `supervit`, a file each."""
 
-from supervit.commands._opening import Points, RunOptions, open_loader, parse_points, print_damaged
+from supervit.commands.benchmark import Benchmark
 from supervit.commands.cascade import Cascade
+from supervit.commands.convert import Convert
+from supervit.commands.evaluate import Evaluate
 from supervit.commands.export import Export
+from supervit.commands.label import Label
+from supervit.commands.macs import Macs
 from supervit.commands.predict import Predict
 from supervit.commands.profile import Profile
 from supervit.commands.runtimes import Runtimes
+from supervit.commands.train import Train, list_recipes
 
 __all__ = [
-    "Cascade", "Export", "Points", "Predict", "Profile", "RunOptions", "Runtimes",
-    "open_loader", "parse_points", "print_damaged",
+    "Benchmark", "Cascade", "Convert", "Evaluate", "Export", "Label", "Macs", "Predict", "Profile", "Runtimes", "Train",
+    "list_recipes",
 ]  # fmt: skip

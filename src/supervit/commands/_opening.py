@@ -1,20 +1,26 @@
-"""What the commands share: the model in a runtime, its operating points, its classes."""
+"""What the commands share: the model in a runtime, its operating points, its classes.
+
+A command's module imports options alone; what runs is imported in its `run`, so that help is there at once.
+"""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from supervit.checkpoints import load
 from supervit.complexity import Complexity
-from supervit.config import SuperViTConfig
-from supervit.data import EpochLoader, SourceConfig, Split, open_dataset
+from supervit.config import Interpolation, Resize, SuperViTConfig
+from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
-from supervit.model import SuperViT
-from supervit.runtimes import Precision, Runtime, RuntimeConfig, is_artefact, open_artefact, open_runtime
+from supervit.options import Precision
+
+if TYPE_CHECKING:
+    from supervit.data import EpochLoader
+    from supervit.model import SuperViT
+    from supervit.runtimes import Runtime
 
 Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
 
@@ -30,7 +36,7 @@ class _RunOptions:
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one and the runtime can use it."""
 
-    def open(self, path: str, **overrides: Any) -> Runtime:
+    def open(self, path: str, **overrides: Any) -> "Runtime":
         """The model or the exported artefact at a path, in the runtime asked for.
 
         Args:
@@ -40,16 +46,21 @@ class _RunOptions:
         Raises:
             InputError: as `supervit.load`, `open_runtime` and `open_artefact`, or options that do not fit each other.
         """
+        from supervit.checkpoints import load
+        from supervit.storage import is_artefact
+
         if is_artefact(Path(path)):
             return self._open_artefact(Path(path), overrides)
         return self.run(load(path, **overrides))
 
-    def run(self, model: SuperViT) -> Runtime:
+    def run(self, model: "SuperViT") -> "Runtime":
         """A model in the runtime asked for.
 
         Raises:
             InputError: as `open_runtime`, or int8, which needs images.
         """
+        from supervit.runtimes import RuntimeConfig, open_runtime
+
         if self.precision == "int8":
             raise InputError(
                 "int8 is calibrated on images: supervit export MODEL --target openvino --precision int8 --data.root DATA "
@@ -58,7 +69,9 @@ class _RunOptions:
         config = RuntimeConfig(self.device, self.precision or "float32", self.threads)
         return open_runtime(self.runtime or "eager", model, config)
 
-    def _open_artefact(self, path: Path, overrides: dict[str, Any]) -> Runtime:
+    def _open_artefact(self, path: Path, overrides: dict[str, Any]) -> "Runtime":
+        from supervit.runtimes import open_artefact
+
         if overrides:
             raise InputError(f"{str(path)!r} is an exported artefact and cannot change {', '.join(overrides)}; export it anew")
         if self.device not in ("auto", "cpu"):
@@ -70,6 +83,37 @@ class _RunOptions:
 
 
 RunOptions = Annotated[_RunOptions, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class _Overrides:
+    """What a weights file cannot tell, or should be otherwise."""
+
+    num_heads: int | None = None
+    """Attention heads (default: those of the known variant of that width, else 64 channels a head)."""
+    grid_sizes: tuple[int, ...] | None = None
+    """Grid sizes of the menu, for weights with one position table (default: the paper's, in proportion)."""
+    drop_blocks: tuple[int, ...] | None = None
+    """0-based indices of the blocks that drop tokens (default: 3 6 9)."""
+    mean: tuple[float, ...] | None = None
+    """Channel means of the normalisation (default: ImageNet's)."""
+    std: tuple[float, ...] | None = None
+    """Channel standard deviations of the normalisation (default: ImageNet's)."""
+    crop_pct: float | None = None
+    """Evaluation: image size / size of the short side before the centre crop."""
+    interpolation: Interpolation | None = None
+    """Evaluation: how files are resized before the crop."""
+    resize: Resize | None = None
+    """How images reach a grid's size."""
+    reducer: str | None = None
+    """Token selection: class_attention or random."""
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+Overrides = Annotated[_Overrides, tyro.conf.arg(name="")]
 
 
 def parse_points(texts: Sequence[str], menu: Sequence[Complexity]) -> list[Complexity]:
@@ -91,14 +135,16 @@ def check_classes(classes: Sequence[str], config: SuperViTConfig) -> None:
         )
 
 
-def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> EpochLoader:
+def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> "EpochLoader":
     """The images of a part of the data, in order, whose classes are the model's."""
+    from supervit.data import EpochLoader, open_dataset
+
     dataset = open_dataset(data, split, config)
     check_classes(dataset.classes, config)
     return EpochLoader(dataset, data.batch_size, data.workers, max_damaged=data.max_damaged)
 
 
-def print_damaged(loader: EpochLoader) -> None:
+def print_damaged(loader: "EpochLoader") -> None:
     """Say which images were skipped, on standard error."""
     for name, reason in loader.damaged.items():
         print(f"skipped a damaged image: {name} ({reason})", file=sys.stderr)

@@ -4,23 +4,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import tyro
-from torch import Tensor
 
-from supervit.calibrate import SAFETY, Calibrated, MeanAnswers, calibrate, collect_answers, halves, paper_ladder, pick_cascade
-from supervit.cascade import Answering, Confidence, Ladder, climb_macs
 from supervit.commands._opening import Points, RunOptions, open_loader, parse_points, print_damaged
-from supervit.cost_table import Setup
-from supervit.data import EpochLoader, SourceConfig, Split
+from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
-from supervit.figures import draw_cascade
 from supervit.files import make_directory, write_json
-from supervit.profiling import measure_ladders
-from supervit.report import aligned_table, check_plotting, mac_unit
-from supervit.runtimes import Runtime
+from supervit.options import SAFETY, Answering, Confidence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from supervit.calibrate import Calibrated, MeanAnswers
+    from supervit.cascade import Ladder
+    from supervit.data import EpochLoader
+    from supervit.runtimes import Runtime
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class Cascade:
 
     def run(self) -> None:
         """Print the cascade beside the dearest operating point and the paper's pair, write ladder and curve."""
+        from supervit.calibrate import collect_answers
+        from supervit.cost_table import Setup
+        from supervit.figures import draw_cascade
+        from supervit.profiling import measure_ladders
+        from supervit.report import check_plotting
+
         if self.timed_images < 0 or self.safety < 0 or self.max_rungs < 1:
             raise InputError(
                 f"timed_images {self.timed_images} and safety {self.safety:g} must be at least 0, max_rungs {self.max_rungs} 1"
@@ -94,7 +100,10 @@ class Cascade:
             write_json(self.out / "cascade.json", report)
             print(f"\nwrote {self.out}")
 
-    def _search(self, answers: MeanAnswers, runtime: Runtime) -> "_Found":
+    def _search(self, answers: "MeanAnswers", runtime: "Runtime") -> "_Found":
+        from supervit.calibrate import calibrate, paper_ladder
+        from supervit.cascade import climb_macs
+
         config = runtime.model_config
         climb = partial(climb_macs, config, shares_prefixes=runtime.model is not None)
         search, last = partial(calibrate, climb=climb, seed=self.seed), answers.last()
@@ -105,8 +114,10 @@ class Cascade:
             paper_curve=search(last, ladders=[pair]) if len({*pair} & {*answers.points}) == 2 else [],
         )
 
-    def _choose(self, found: "_Found") -> dict[str, Calibrated]:
+    def _choose(self, found: "_Found") -> "dict[str, Calibrated]":
         """The dearest operating point, the cascade for the target, and the paper's pair as accurate as that, or as it gets."""
+        from supervit.calibrate import pick_cascade
+
         dearest = max(found.singles, key=lambda each: each.calibration.mean_macs)
         has_target = self.target_top1 is not None or self.target_macs is not None
         target_top1 = self.target_top1 if has_target else dearest.calibration.top1
@@ -117,8 +128,12 @@ class Cascade:
             chosen["paper_pair"] = next(as_good, found.paper_curve[-1])
         return chosen
 
-    def _held_out_images(self, loader: EpochLoader, images: int) -> Tensor:
+    def _held_out_images(self, loader: "EpochLoader", images: int) -> "Tensor":
         """The first `timed_images` of the held-out half (N, C, S, S)."""
+        import torch
+
+        from supervit.calibrate import halves
+
         if not self.timed_images:
             return torch.empty(0)
         _, held_out = halves(images, self.seed)
@@ -136,12 +151,14 @@ class Cascade:
 class _Found:
     """Pareto sets of cascades."""
 
-    curve: list[Calibrated]  # of all
-    singles: list[Calibrated]  # each operating point alone
-    paper_curve: list[Calibrated]  # of the paper's pair; empty where the operating points have no such pair
+    curve: "list[Calibrated]"  # of all
+    singles: "list[Calibrated]"  # each operating point alone
+    paper_curve: "list[Calibrated]"  # of the paper's pair; empty where the operating points have no such pair
 
 
-def _cascade_table(found: Mapping[str, Calibrated], throughputs_ips: Mapping[Ladder, float]) -> str:
+def _cascade_table(found: "Mapping[str, Calibrated]", throughputs_ips: "Mapping[Ladder, float]") -> str:
+    from supervit.report import aligned_table, mac_unit
+
     unit, divisor = mac_unit(max(each.held_out.mean_macs for each in found.values()))
     cells = [["", "rungs", "thresholds", "top-1 %", f"mean executed {unit}", "images/s"]]
     for name, each in found.items():
@@ -153,6 +170,6 @@ def _cascade_table(found: Mapping[str, Calibrated], throughputs_ips: Mapping[Lad
     return aligned_table(cells)
 
 
-def _record(each: Calibrated, throughputs_ips: Mapping[Ladder, float]) -> dict[str, Any]:
+def _record(each: "Calibrated", throughputs_ips: "Mapping[Ladder, float]") -> dict[str, Any]:
     measured = {"throughput_ips": throughputs_ips[each.ladder]} if throughputs_ips else {}
     return {**each.ladder.to_dict(), "calibration": asdict(each.calibration), "held_out": asdict(each.held_out), **measured}

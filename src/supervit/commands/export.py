@@ -1,22 +1,32 @@
 """`supervit export`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
-from torch import Tensor
 
-from supervit.checkpoints import load
 from supervit.commands._opening import open_loader, print_damaged
 from supervit.config import SuperViTConfig
-from supervit.data import SourceConfig, draw_images
-from supervit.export import ExportConfig, check_export, export_model
-from supervit.report import aligned_table
+from supervit.data import SourceConfig
+from supervit.options import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Export(ExportConfig):
+class Export:
     """Write the model for another runtime: one file for all operating points, or for one; verified before it is written."""
 
+    out: Path
+    """Directory to make; must not exist yet."""
+    target: str = "onnx"
+    """Format: the name of a file in `supervit/export`, such as onnx, openvino, torch_export or aot_inductor."""
+    points: tuple[str, ...] = ()
+    """Operating points, such as 8@0.5 14 (default: the model's menu): one gives a static graph, several an elastic one."""
+    precision: Precision = "float32"
+    """Arithmetic; int8 is quantised after training and needs calibration images."""
     model: tyro.conf.Positional[str] = tyro.MISSING
     """Model directory or weights file (whatever `supervit.load` takes)."""
     data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=64))
@@ -26,6 +36,10 @@ class Export(ExportConfig):
 
     def run(self) -> None:
         """Export, print how each point differs from PyTorch."""
+        from supervit.checkpoints import load
+        from supervit.export import check_export, export_model
+        from supervit.report import aligned_table
+
         check_export(self.target, self.precision, self.points, self.out)
         model = load(self.model)
         report = export_model(model, self.target, self.out, self.points, self.precision, self._calibration(model.config))
@@ -38,7 +52,9 @@ class Export(ExportConfig):
         if report.precision == "int8":
             print(f"int8 rounds, so no difference is refused; see what it costs: supervit evaluate {self.out} --data.root DATA")
 
-    def _calibration(self, config: SuperViTConfig) -> Tensor | None:
+    def _calibration(self, config: SuperViTConfig) -> "Tensor | None":
+        from supervit.data import draw_images
+
         if self.precision != "int8":
             return None
         loader = open_loader(self.data, "val", config)

@@ -5,16 +5,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from supervit.cascade import Ladder
 from supervit.commands._opening import RunOptions
-from supervit.data import IMAGE_SUFFIXES
 from supervit.errors import InputError
-from supervit.predictor import Answer, Failure, Predictor
-from supervit.report import aligned_table
+
+if TYPE_CHECKING:
+    from supervit.predictor import Answer
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ class Predict:
         Raises:
             SystemExit: with status 1, after all answers, if an image could not be read.
         """
+        from supervit.cascade import Ladder
+        from supervit.predictor import Failure, Predictor
+
         if self.complexity is not None and self.ladder is not None:
             raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
         chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
@@ -63,6 +65,8 @@ class Predict:
 
     def _list_images(self) -> list[Path]:
         """The files, and those in the folders and below that have the name of an image, in alphabetical order."""
+        from supervit.data import IMAGE_SUFFIXES
+
         found = []
         for path in self.images:
             if not path.is_dir():
@@ -77,7 +81,10 @@ class Predict:
         return found
 
 
-def _answer_table(answers: Sequence[Answer]) -> str:
+def _answer_table(answers: "Sequence[Answer]") -> str:
+    from supervit.predictor import Failure
+    from supervit.report import aligned_table
+
     cells = [["image", "class", "probability", "complexity", "executed MACs"]]
     for answer in answers:
         if isinstance(answer, Failure):

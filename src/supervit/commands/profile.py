@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import tyro
 
 from supervit.commands._opening import Points, RunOptions, parse_points
 from supervit.complexity import Complexity
-from supervit.cost_table import Cost
 from supervit.errors import InputError
-from supervit.figures import draw_costs
 from supervit.files import make_directory, read_object, refusing
-from supervit.profiling import profile
-from supervit.report import aligned_table, check_plotting
-from supervit.runtimes import Runtime
+
+if TYPE_CHECKING:
+    from supervit.cost_table import Cost
+    from supervit.runtimes import Runtime
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,10 @@ class Profile:
 
     def run(self) -> None:
         """Print the rows, the Pareto set if accuracies are known, write both."""
+        from supervit.figures import draw_costs
+        from supervit.profiling import profile
+        from supervit.report import check_plotting
+
         if self.out is not None:
             make_directory(self.out)
             if self.accuracies is not None:
@@ -88,7 +91,7 @@ class Accuracies:
                 raise InputError(repr(error)) from error
         return cls(file, top1, {name: content.get(name) for name in ("fingerprint", "precision", "runtime")})
 
-    def of(self, runtime: Runtime) -> dict[Complexity, float]:
+    def of(self, runtime: "Runtime") -> dict[Complexity, float]:
         """The accuracies, if they are those of this runtime; all runtimes have the same ones in float32.
 
         Raises:
@@ -106,7 +109,9 @@ class Accuracies:
         return self.top1
 
 
-def _cost_table(rows: Sequence[Cost]) -> str:
+def _cost_table(rows: "Sequence[Cost]") -> str:
+    from supervit.report import aligned_table
+
     cells = [["complexity", "batch", "ms p50", "ms p95", "images/s", "MiB", "J/image", "top-1 %"]]
     for row in rows:
         measured = [(row.peak_memory_mib, ".1f"), (row.energy_j, ".3g"), (row.top1, ".2f")]

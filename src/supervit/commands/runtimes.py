@@ -4,20 +4,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
-from torch import Tensor
 
-from supervit.checkpoints import load
 from supervit.commands._opening import Points, open_loader, parse_points, print_damaged
-from supervit.comparison import Comparison, best_runtime, compare_runtimes
 from supervit.config import SuperViTConfig
-from supervit.data import SourceConfig, Split, draw_images
+from supervit.data import SourceConfig, Split
 from supervit.errors import InputError, reason_of
-from supervit.evaluate import environment
 from supervit.files import make_directory, write_json
-from supervit.report import aligned_table
-from supervit.runtimes import available_runtimes, pick_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from supervit.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Runtimes:
 
     def run(self) -> None:
         """Print a row for each runtime and operating point, and the best one."""
+        from supervit.checkpoints import load
+        from supervit.comparison import best_runtime, compare_runtimes
+        from supervit.evaluate import environment
+        from supervit.runtimes import available_runtimes, pick_device
+
         if self.images < 1 or self.calibration_images < 0 or self.max_loss < 0:
             raise InputError(
                 f"images {self.images} must be at least 1, calibration_images {self.calibration_images} and max_loss "
@@ -87,8 +92,10 @@ class Runtimes:
             write_json(self.out / "runtimes.json", report)
             print(f"wrote {self.out}")
 
-    def _draw(self, config: SuperViTConfig) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _draw(self, config: SuperViTConfig) -> "tuple[Tensor, Tensor, Tensor | None]":
         """Images, their class indices, and other images to calibrate on, or None."""
+        from supervit.data import draw_images
+
         loader = open_loader(self.data, self.split, config)
         wanted = self.images + self.calibration_images
         images, labels = draw_images(loader, wanted, self.seed)
@@ -102,7 +109,9 @@ class Runtimes:
         return images[: self.images], labels[: self.images], calibration
 
 
-def _table(rows: Sequence[Comparison]) -> str:
+def _table(rows: "Sequence[Comparison]") -> str:
+    from supervit.report import aligned_table
+
     cells = [["runtime", "precision", "complexity", "ms p50", "speedup", "top-1 %", "change", "agreement %"]]
     for row in rows:
         measured = [f"{row.latency_ms:.2f}", f"{row.speedup:.2f}", f"{row.top1:.2f}", f"{row.top1_change:+.2f}"]

@@ -28,16 +28,17 @@ from supervit._version import __version__
 from supervit.backbones import config_from_dict
 from supervit.complexity import Complexity
 from supervit.errors import InputError, SuperViTError, reason_of
-from supervit.export._graph import AnyComplexity, Graph, Interface, Precision, calibration_feeds, trace
+from supervit.export._graph import AnyComplexity, Graph, Interface, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.fields import from_plain
 from supervit.files import read_object, refusing, write_json
 from supervit.model import SuperViT
+from supervit.options import Precision
 from supervit.plugins import import_extra, load_plugin, plugin_names
 from supervit.storage import EXPORT_FILE
 
 __all__ = [
-    "ExportConfig", "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "check_export",
+    "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "check_export",
     "export_model", "read_graph", "read_report", "runner_of", "target_names", "trace",
 ]  # fmt: skip
 
@@ -46,20 +47,6 @@ FLOAT32_TOLERANCE = 1e-3
 
 class ExportError(SuperViTError, RuntimeError):
     """An exported graph does not compute what the model computes; nothing was written."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What to export, and where to."""
-
-    out: Path
-    """Directory to make; must not exist yet."""
-    target: str = "onnx"
-    """Format: the name of a file in `supervit/export`, such as onnx, openvino, torch_export or aot_inductor."""
-    points: tuple[str, ...] = ()
-    """Operating points, such as 8@0.5 14 (default: the model's menu): one gives a static graph, several an elastic one."""
-    precision: Precision = "float32"
-    """Arithmetic; int8 is quantised after training and needs calibration images."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from supervit.layers import Attention, Block, Projection, check_images, resize_i
 from supervit.model import SuperViT
 
 AnyComplexity = Complexity | str
-Precision = Literal["float32", "bfloat16", "int8"]
 Feed = dict[str, np.ndarray[Any, Any]]
 
 _MOST_IMAGES = 4096  # per batch: a bound that the exporter wants
@@ -105,7 +104,7 @@ class ElasticGraph(nn.Module):
             keep: Tokens that survive each drop block, class token included (number of drop blocks).
         """
         model, config = self.model, self.model.config
-        tokens = model.patch_embed(images)
+        tokens = model.patch_embed(images).flatten(2).transpose(1, 2)
         rows = self.first_rows[images.shape[-1] // config.patch_size] + torch.arange(tokens.shape[1] + 1, device=images.device)
         tokens = torch.cat([model.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = tokens + self.tables.index_select(0, rows)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from supervit.errors import InputError, reason_of
-from supervit.export._graph import Feed, Graph, Precision
+from supervit.export._graph import Feed, Graph
+from supervit.options import Precision
 
 PRECISIONS = ("float32",)
 IS_STATIC = True

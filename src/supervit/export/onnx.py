@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supervit.export._graph import Feed, Graph, Precision
+from supervit.export._graph import Feed, Graph
 from supervit.export._quantize import quantize
+from supervit.options import Precision
 from supervit.plugins import import_extra
 
 PRECISIONS = ("float32", "int8")

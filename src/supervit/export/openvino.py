@@ -9,8 +9,9 @@ from torch import Tensor
 
 from supervit.errors import InputError
 from supervit.export import onnx as onnx_target
-from supervit.export._graph import Feed, Graph, Precision
+from supervit.export._graph import Feed, Graph
 from supervit.export._quantize import quantize
+from supervit.options import Precision
 from supervit.plugins import import_extra
 
 PRECISIONS = ("float32", "int8")

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from supervit.export._graph import Feed, Graph, Precision
+from supervit.export._graph import Feed, Graph
+from supervit.options import Precision
 
 PRECISIONS = ("float32",)
 IS_STATIC = False

@@ -17,8 +17,9 @@ import torch
 
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.export import Precision, read_graph, read_report, runner_of
+from supervit.export import read_graph, read_report, runner_of
 from supervit.model import SuperViT
+from supervit.options import Precision
 from supervit.plugins import load_plugin, plugin_names
 from supervit.runtimes._graph import graph_runtime
 from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, one_thread, pick_device

@@ -10,9 +10,9 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
-from supervit.export import Precision
 from supervit.layers import check_images, resize_images
 from supervit.model import SuperViT, evaluation_mode
+from supervit.options import Precision
 
 _FEW_IMAGES = 16  # from here on a second thread saves as much as it costs
 

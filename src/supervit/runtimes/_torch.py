@@ -4,8 +4,8 @@ import copy
 
 import torch
 
-from supervit.export import Precision
 from supervit.model import SuperViT
+from supervit.options import Precision
 from supervit.runtimes._runtime import Runtime, RuntimeConfig, constant
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -13,9 +13,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from supervit.export import Precision
 from supervit.layers import Block
 from supervit.model import SuperViT
+from supervit.options import Precision
 from supervit.runtimes._runtime import Runtime, RuntimeConfig
 from supervit.runtimes._torch import place_model, torch_obstacle, torch_runtime
 

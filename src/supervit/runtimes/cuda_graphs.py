@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from supervit.complexity import Complexity
-from supervit.export import Precision
 from supervit.model import SuperViT
+from supervit.options import Precision
 from supervit.runtimes import compiled
 from supervit.runtimes._runtime import Runtime, RuntimeConfig
 from supervit.runtimes._torch import torch_runtime

@@ -2,9 +2,10 @@
 
 import torch
 
-from supervit.export import Precision, trace
+from supervit.export import trace
 from supervit.export.onnx import convert, open_session
 from supervit.model import SuperViT
+from supervit.options import Precision
 from supervit.runtimes._graph import feeds, graph_runtime, missing
 from supervit.runtimes._runtime import Runtime, RuntimeConfig
 

@@ -9,7 +9,7 @@ from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.data import DataConfig
 from supervit.errors import InputError
-from supervit.objective import Teacher
+from supervit.options import Teacher
 
 _NO_TRAJECTORY = {
     "out", "resume", "device", "log_every", "save_every", "save_minutes", "eval_every", "keep_checkpoints", "plot",

@@ -1,0 +1,56 @@
+"""`supervit evaluate`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from supervit.commands._opening import Overrides, Points, RunOptions, open_loader, parse_points, print_damaged
+from supervit.commands._report import print_report
+from supervit.data import SourceConfig, Split
+from supervit.errors import InputError
+from supervit.files import make_directory
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Accuracy, cost and images/s of every operating point, in one pass over the data."""
+
+    model: tyro.conf.Positional[str]
+    """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
+    data: SourceConfig = field(default_factory=lambda: SourceConfig(batch_size=64))
+    """The data."""
+    split: Split = "val"
+    """Part of the data."""
+    complexities: Points = ()
+    """Operating points, such as 8@0.5 14 (default: the model's menu)."""
+    repeats: int = 10
+    """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
+    out: Path | None = None
+    """Directory for results.csv, results.json, results.md and the plot."""
+    run_by: RunOptions = field(default_factory=RunOptions)
+    overrides: Overrides = field(default_factory=Overrides)
+
+    def run(self) -> None:
+        """Print the table, write the report."""
+        from supervit.evaluate import evaluate, measure_throughput, runtime_environment, tabulate
+        from supervit.report import check_plotting
+
+        if self.repeats < 0:
+            raise InputError(f"repeats {self.repeats} must be at least 0")
+        if self.out is not None:
+            check_plotting()
+            make_directory(self.out)
+        runtime = self.run_by.open(self.model, **self.overrides.given())
+        config, points = runtime.model_config, parse_points(self.complexities, runtime.points)
+        loader = open_loader(self.data, self.split, config)
+        accuracies = evaluate(runtime, loader.epoch(), points)
+        print_damaged(loader)
+        batch_size = self.data.batch_size
+        throughputs = measure_throughput(runtime, points, batch_size, self.repeats) if self.repeats else None
+        results = tabulate(config, points, accuracies, throughputs)
+        context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
+        context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}
+        context |= {"fingerprint": runtime.fingerprint(), **runtime_environment(runtime)}
+        print_report(results, self.out, context)

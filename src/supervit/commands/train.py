@@ -1,0 +1,43 @@
+"""`supervit train`."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from supervit.recipes import describe_recipe, load_recipe, recipe_names
+from supervit.train import TrainConfig
+
+if TYPE_CHECKING:
+    _Recipe = TrainConfig
+else:
+    _Recipe = tyro.extras.subcommand_type_from_defaults(
+        {name: load_recipe(name) for name in recipe_names()},
+        {name: describe_recipe(name) for name in recipe_names()},
+    )
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one SuperViT by a recipe, then measure all its operating points; `supervit train --list` lists the recipes."""
+
+    recipe: Annotated[_Recipe, tyro.conf.arg(name="")]
+
+    def run(self) -> None:
+        """Train, print the table."""
+        from supervit.report import markdown_table
+        from supervit.train import run_training
+
+        results = run_training(self.recipe)
+        if os.environ.get("RANK", "0") != "0":  # one process of several talks
+            return
+        print(markdown_table(results), end="")
+        print(f"\nmodel: {self.recipe.out / 'model'}   table: results.md, .csv, .json   plot: tradeoff.png, .svg")
+
+
+def list_recipes() -> None:
+    """Print the name of each recipe and what it is."""
+    width = max(map(len, recipe_names()))
+    for name in recipe_names():
+        print(f"{name:{width}}  {describe_recipe(name)}")
