@@ -85,6 +85,31 @@ def refusing(what: str, fix: str) -> Iterator[None]:
         raise InputError(f"{what} ({error}); {fix}") from error
 
 
+def check_regular(path: Path) -> Path:
+    """The path of an ordinary file; reading a pipe would wait for ever, reading a device never end.
+
+    Raises:
+        InputError: it is a folder, a pipe, a device or a socket; where nothing is there, reading says so.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{str(path)!r} is {'a folder' if path.is_dir() else 'no ordinary file'}; name a file")
+    return path
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of an ordinary file of at most so many bytes.
+
+    Raises:
+        InputError: it is larger, or no ordinary file.
+        OSError: it cannot be read.
+    """
+    with check_regular(path).open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"it is larger than the {most >> 20} MiB that such a file may have")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file from anywhere; `refusing` says which file it was and what to do.
 
@@ -93,14 +118,13 @@ def read_json(path: Path) -> Any:
             infinities.
     """
     try:
-        size = path.stat().st_size
-        if size > _MOST_JSON_BYTES:
-            raise InputError(f"{size >> 20} MiB are more than the {_MOST_JSON_BYTES >> 20} that such a file may have")
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(read_bounded(path, _MOST_JSON_BYTES), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
         raise InputError("it is nested too deep to be read as JSON") from error
     except OSError as error:
         raise InputError(error.strerror or reason_of(error)) from error
+    except InputError:
+        raise
     except ValueError as error:  # also of what is no text
         raise InputError(f"it is not JSON: {reason_of(error)}") from error
 

@@ -31,8 +31,16 @@ def test_json_from_strangers_is_refused_in_one_short_line(tmp_path, content, rea
 def test_a_json_file_of_gigabytes_is_not_read(tmp_path):
     with (tmp_path / "file.json").open("wb") as file:
         file.truncate(2**31)
-    with pytest.raises(InputError, match="2048 MiB are more than the 64"):
+    with pytest.raises(InputError, match="larger than the 64 MiB"):
         read_json(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "file.json"
+    {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": type(path).mkdir}[kind](path)
+    with pytest.raises(InputError, match="no ordinary file|is a folder"):
+        read_json(path)
 
 
 def test_what_is_written_can_be_read_and_has_no_nan(tmp_path):
