@@ -1,6 +1,5 @@
 """Finds the best cascades: ladders and thresholds, from what every operating point said about a labelled set."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +12,7 @@ from supervit import pareto
 from supervit.cascade import Ladder, confidence_of
 from supervit.complexity import Complexity, ComplexitySpace
 from supervit.errors import InputError
+from supervit.evaluate import standard_error
 from supervit.options import SAFETY, Answering, Confidence
 from supervit.runtimes import AnyModel, as_runtime
 
@@ -138,8 +138,7 @@ class Outcome:
     @property
     def standard_error(self) -> float:
         """Of `top1`, in percentage points."""
-        share = self.top1 / 100
-        return 100 * math.sqrt(share * (1 - share) / self.images)
+        return standard_error(self.top1, self.images)
 
 
 AnyAnswers = Answers | MeanAnswers

@@ -1,6 +1,7 @@
 """What each operating point is worth (accuracy) and costs (MACs, images per second)."""
 
 import contextlib
+import math
 import os
 import platform
 import re
@@ -34,6 +35,17 @@ class Accuracy:
     top5: float
     images: int
 
+    @property
+    def standard_error(self) -> float:
+        """Of `top1`, in percentage points."""
+        return standard_error(self.top1, self.images)
+
+
+def standard_error(percent: float, images: int) -> float:
+    """The standard error of a share of so many images, in percentage points: 100 sqrt(p (1 - p) / n)."""
+    share = percent / 100
+    return 100 * math.sqrt(max(share * (1 - share), 0.0) / images)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -50,6 +62,8 @@ class Result:
     """Percent."""
     throughput_ips: float | None = None
     """Images per second."""
+    top1_standard_error: float | None = None
+    """Percentage points."""
 
 
 def evaluate(
@@ -57,6 +71,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     complexities: Sequence[Complexity] | None = None,
     world: World | None = None,
+    on_answers: Callable[[Complexity, Tensor, Tensor], None] | None = None,
 ) -> dict[Complexity, Accuracy]:
     """Top-1 and top-5 of every operating point in one pass over the data.
 
@@ -65,6 +80,8 @@ def evaluate(
         batches: Normalised images (B, C, S, S) and class indices (B).
         complexities: Operating points; default: the menu.
         world: The processes that evaluate a part each; the accuracy is that of all parts together.
+        on_answers: Called for each batch and operating point with the class indices of the images (B) and those that the
+            model gives (B), such as `ClassCounts.add`.
 
     Raises:
         InputError: no images, or a class index that the model does not have.
@@ -78,8 +95,11 @@ def evaluate(
             raise InputError(f"class index {int(labels.max())} in the data, but the model has {classes} classes")
         labels = labels.to(runtime.device)
         for row, logits in enumerate(runtime.forward_paths(images, points)):
-            is_hit = logits.topk(min(5, classes), dim=1).indices == labels[:, None]
+            answers = logits.topk(min(5, classes), dim=1).indices
+            is_hit = answers == labels[:, None]
             hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
+            if on_answers is not None:
+                on_answers(points[row], labels, answers[:, 0])
         seen += len(labels)
     world = world or World()
     images_seen = int(world.total(seen))
@@ -173,6 +193,7 @@ def tabulate(
                 top1=accuracy.top1 if accuracy else None,
                 top5=accuracy.top5 if accuracy else None,
                 throughput_ips=(throughputs or {}).get(point),
+                top1_standard_error=accuracy.standard_error if accuracy else None,
             )
         )
     return rows

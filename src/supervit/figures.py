@@ -1,20 +1,24 @@
-"""Plots for decisions: accuracy over latency, and what cascades gain (paper, Figure 2)."""
+"""Plots for decisions: accuracy over latency, what cascades gain (paper, Figure 2), and which runtime is the fastest."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from supervit.calibrate import Calibrated
+from supervit.comparison import Comparison
+from supervit.complexity import Complexity
 from supervit.cost_table import CostTable, known_top1
-from supervit.report import Curve, draw_tradeoff, mac_unit
+from supervit.pictures import picture
+from supervit.pictures.tradeoff import Curve, Measured, draw_tradeoff
+from supervit.report import mac_unit
 
 
 def draw_costs(table: CostTable, batch_size: int, files: Sequence[Path]) -> None:
     """Draw accuracy against the median latency of a batch, the Pareto set connected.
 
     Raises:
-        InputError: an accuracy is missing, or matplotlib.
+        InputError: an accuracy is missing, or as `picture`.
     """
-    measured = [(row.complexity, row.latency_ms_p50, known_top1(row)) for row in table.at(batch_size)]
+    measured = [Measured(row.complexity, row.latency_ms_p50, known_top1(row)) for row in table.at(batch_size)]
     frontier = [(row.latency_ms_p50, known_top1(row)) for row in table.pareto(batch_size)]
     cost = "ms per image" if batch_size == 1 else f"ms per batch of {batch_size}"
     draw_tradeoff(measured, [Curve(frontier)], cost, files, f"{table.setup.device}, {table.setup.runtime}")
@@ -35,10 +39,13 @@ def draw_cascade(
         files: Where to write the picture.
 
     Raises:
-        InputError: matplotlib is not installed.
+        InputError: as `picture`.
     """
     unit, divisor = mac_unit(max(each.held_out.mean_macs for each in singles))
-    measured = [(each.ladder.rungs[0], each.held_out.mean_macs / divisor, each.held_out.top1) for each in singles]
+    measured = [
+        Measured(each.ladder.rungs[0], each.held_out.mean_macs / divisor, each.held_out.top1, each.held_out.standard_error)
+        for each in singles
+    ]
     curves = [(paper_curve, "the paper's pair", "0.6"), (curve, "best cascades", "black")]
     drawn = [
         Curve([(each.held_out.mean_macs / divisor, each.held_out.top1) for each in line], label, color)
@@ -46,3 +53,44 @@ def draw_cascade(
         if line
     ]
     draw_tradeoff(measured, drawn, f"mean executed {unit} per image", files, "Early exit over operating points")
+
+
+def draw_runtimes(rows: Sequence[Comparison], files: Sequence[Path]) -> None:
+    """Draw the speedup of each runtime and precision at the cheapest and the dearest operating point, the fastest on top.
+
+    Behind each bar stand the speedup and what the accuracy gains or loses against PyTorch in float32.
+
+    Args:
+        rows: Of all runtimes, from `compare_runtimes`.
+        files: Where to write the picture.
+
+    Raises:
+        InputError: as `picture`.
+    """
+    points = sorted({row.complexity for row in rows})
+    shown = list(dict.fromkeys([points[0], points[-1]]))
+    found: dict[str, dict[Complexity, Comparison]] = {}
+    for row in rows:
+        if row.complexity in shown:
+            found.setdefault(f"{row.runtime} {row.precision}", {})[row.complexity] = row
+    names = sorted(found, key=lambda name: max(row.speedup for row in found[name].values()))
+    thickness = 0.8 / len(shown)
+    with picture(files, 6.0, 0.9 + 0.14 * len(names) * (1 + len(shown))) as figure:
+        axes = figure.add_subplot()
+        for index, point in enumerate(shown):
+            bars = [(place, found[name][point]) for place, name in enumerate(names) if point in found[name]]
+            shift = (index - (len(shown) - 1) / 2) * thickness
+            drawn = axes.barh(
+                [place + shift for place, _ in bars], [row.speedup for _, row in bars],
+                thickness * 0.92, color=("#7fb2e5", "#1f4e79")[index], label=str(point),
+            )  # fmt: skip
+            texts = [f"{row.speedup:.2f}\u00d7, {row.top1_change:+.2f} points" for _, row in bars]
+            axes.bar_label(drawn, texts, padding=3, fontsize=6.5, bbox={"color": "white", "pad": 0.5})
+        axes.axvline(1, color="0.5", linewidth=0.8, linestyle="--", zorder=0.5)
+        axes.margins(y=0.02)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlim(0, 1.3 * max(row.speedup for row in rows))  # room for the texts
+        axes.set_xlabel("speedup against eager float32; behind the bars also the change of top-1")
+        axes.grid(visible=False, axis="y")
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title="operating point", title_fontsize=7)

@@ -61,7 +61,7 @@ class Cascade:
         from supervit.cost_table import Setup
         from supervit.figures import draw_cascade
         from supervit.profiling import measure_ladders
-        from supervit.report import check_plotting
+        from supervit.pictures import check_plotting
 
         if self.timed_images < 0 or self.safety < 0 or self.max_rungs < 1:
             raise InputError(

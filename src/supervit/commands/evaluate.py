@@ -35,7 +35,7 @@ class Evaluate:
     def run(self) -> None:
         """Print the table, write the report."""
         from supervit.evaluate import evaluate, measure_throughput, runtime_environment, tabulate
-        from supervit.report import check_plotting
+        from supervit.pictures import check_plotting
 
         if self.repeats < 0:
             raise InputError(f"repeats {self.repeats} must be at least 0")

@@ -41,7 +41,7 @@ class Profile:
         """Print the rows, the Pareto set if accuracies are known, write both."""
         from supervit.figures import draw_costs
         from supervit.profiling import profile
-        from supervit.report import check_plotting
+        from supervit.pictures import check_plotting
 
         if self.out is not None:
             make_directory(self.out)

@@ -26,7 +26,8 @@ from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, runtime_environment, tabulate
 from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.model import SuperViT
-from supervit.report import check_plotting, write_report
+from supervit.pictures import check_plotting
+from supervit.report import write_report
 from supervit.runtimes import as_runtime, pick_device
 from supervit.token_labels import TokenLabels
 from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
