@@ -96,20 +96,6 @@ def check_regular(path: Path) -> Path:
     return path
 
 
-def read_bounded(path: Path, most: int) -> bytes:
-    """The content of an ordinary file of at most so many bytes.
-
-    Raises:
-        InputError: it is larger, or no ordinary file.
-        OSError: it cannot be read.
-    """
-    with check_regular(path).open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise InputError(f"it is larger than the {most >> 20} MiB that such a file may have")
-    return content
-
-
 def read_json(path: Path) -> Any:
     """The content of a JSON file from anywhere; `refusing` says which file it was and what to do.
 
@@ -117,14 +103,44 @@ def read_json(path: Path) -> Any:
         InputError: why it cannot be read: missing, larger than 64 MiB, nested too deep, or no JSON, which has no NaN nor
             infinities.
     """
+    return _parse_json(_read_bounded(path))
+
+
+def read_json_lines(path: Path) -> tuple[list[Any], int]:
+    """The values of a file with a JSON value on each line, and how many lines are damaged and left out.
+
+    A last line that does not end is still being written: it is no value, nor damaged.
+
+    Raises:
+        InputError: why the file cannot be read: missing, or larger than 64 MiB.
+    """
+    values, damaged = [], 0
+    for line in _read_bounded(path).split(b"\n")[:-1]:
+        try:
+            values.append(_parse_json(line))
+        except InputError:
+            damaged += 1
+    return values, damaged
+
+
+def _read_bounded(path: Path) -> bytes:
     try:
-        return json.loads(read_bounded(path, _MOST_JSON_BYTES), parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError as error:
-        raise InputError("it is nested too deep to be read as JSON") from error
-    except OSError as error:
-        raise InputError(error.strerror or reason_of(error)) from error
+        with check_regular(path).open("rb") as file:
+            content = file.read(_MOST_JSON_BYTES + 1)
     except InputError:
         raise
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        raise InputError(getattr(error, "strerror", None) or reason_of(error)) from error
+    if len(content) > _MOST_JSON_BYTES:
+        raise InputError(f"it is larger than the {_MOST_JSON_BYTES >> 20} MiB that such a file may have")
+    return content
+
+
+def _parse_json(text: bytes) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise InputError("it is nested too deep to be read as JSON") from error
     except ValueError as error:  # also of what is no text
         raise InputError(f"it is not JSON: {reason_of(error)}") from error
 
