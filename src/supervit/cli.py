@@ -12,6 +12,7 @@ from supervit.commands import (
     Benchmark,
     Cascade,
     Convert,
+    Curves,
     Evaluate,
     Export,
     Label,
@@ -26,6 +27,7 @@ from supervit.errors import SuperViTError
 
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Benchmark, tyro.conf.subcommand("benchmark")]
     | Annotated[Macs, tyro.conf.subcommand("macs")]

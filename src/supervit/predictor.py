@@ -143,6 +143,15 @@ class Predictor:
         is_single = is_image or not isinstance(images, Iterable)
         return self._answers([images] if is_single else images, point)  # type: ignore[arg-type,list-item]
 
+    def pixels(self, image: AnyImage) -> Tensor:
+        """The normalised pixels (C, S, S) of an image as in evaluation, at the size of the largest grid.
+
+        Raises:
+            DamagedImage: it cannot be read.
+            InputError: it is no image.
+        """
+        return self._normalise(image, self.config.space.largest.grid_size)
+
     def _point(self, complexity: AnyPoint) -> Complexity | Cascade:
         if isinstance(complexity, Ladder):
             if (complexity, self.batch_size) not in self._cascades:  # to make one takes a look at all weights

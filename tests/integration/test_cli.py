@@ -15,10 +15,8 @@ from supervit.recipes import recipe_names
 from tests.conftest import small_config
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
-COMMANDS = [
-    (name,)
-    for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "runtimes", "export", "predict")
-] + [("train", "digits")]
+NAMES = ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "runtimes", "export", "predict", "curves")
+COMMANDS = [*((name,) for name in NAMES), ("train", "digits")]
 
 
 def help_text(capsys, *command):

@@ -78,7 +78,7 @@ def test_cascade_writes_a_ladder_that_runs(saved, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "chosen by 180 images; 180 held-out images say" in printed
     assert "paper_pair" in printed
-    assert {path.name for path in out.iterdir()} == {"ladder.json", "cascade.json", "cascade.png", "cascade.svg"}
+    assert {path.name for path in out.iterdir()} == {"ladder.json", "cascade.json", "cascade.png", "cascade.svg", "cascade.pdf"}
     report = json.loads((out / "cascade.json").read_text())
     assert report["cascade"]["calibration"]["top1"] >= report["dearest"]["calibration"]["top1"]
     assert report["cascade"]["throughput_ips"] > 0
@@ -105,7 +105,7 @@ def test_cascade_on_a_menu_without_the_papers_pair(tmp_path, capsys):
 def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved, tmp_path):
     with pytest.raises(InputError, match="no cascade reaches 101 %"):
         Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0, out=tmp_path / "out").run()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cascade.json", "cascade.png", "cascade.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cascade.json", "cascade.png", "cascade.svg", "cascade.pdf"}
     assert json.loads((tmp_path / "out/cascade.json").read_text())["curve"]  # the pass over the data is not lost
     for change in ({"timed_images": -1}, {"safety": -1.0}):
         with pytest.raises(InputError, match="-1 .*must be at least 0"):

@@ -3,6 +3,7 @@
 from supervit.commands.benchmark import Benchmark
 from supervit.commands.cascade import Cascade
 from supervit.commands.convert import Convert
+from supervit.commands.curves import Curves
 from supervit.commands.evaluate import Evaluate
 from supervit.commands.export import Export
 from supervit.commands.label import Label
@@ -13,6 +14,6 @@ from supervit.commands.runtimes import Runtimes
 from supervit.commands.train import Train, list_recipes
 
 __all__ = [
-    "Benchmark", "Cascade", "Convert", "Evaluate", "Export", "Label", "Macs", "Predict", "Profile", "Runtimes", "Train",
-    "list_recipes",
+    "Benchmark", "Cascade", "Convert", "Curves", "Evaluate", "Export", "Label", "Macs", "Predict", "Profile", "Runtimes",
+    "Train", "list_recipes",
 ]  # fmt: skip

@@ -60,8 +60,8 @@ class Cascade:
         from supervit.calibrate import collect_answers
         from supervit.cost_table import Setup
         from supervit.figures import draw_cascade
+        from supervit.pictures import check_plotting, picture_files
         from supervit.profiling import measure_ladders
-        from supervit.pictures import check_plotting
 
         if self.timed_images < 0 or self.safety < 0 or self.max_rungs < 1:
             raise InputError(
@@ -86,8 +86,7 @@ class Cascade:
         if self.out is not None:  # now, as the target may be out of reach
             (self.out / "ladder.json").unlink(missing_ok=True)
             write_json(self.out / "cascade.json", report)
-            files = [self.out / f"cascade.{suffix}" for suffix in ("png", "svg")]
-            draw_cascade(found.curve, found.singles, found.paper_curve, files)
+            draw_cascade(found.curve, found.singles, found.paper_curve, picture_files(self.out, "cascade"))
         chosen = self._choose(found)
         images = self._held_out_images(loader, len(answers))
         ladders = [each.ladder for each in chosen.values()]
@@ -157,7 +156,7 @@ class _Found:
 
 
 def _cascade_table(found: "Mapping[str, Calibrated]", throughputs_ips: "Mapping[Ladder, float]") -> str:
-    from supervit.report import aligned_table, mac_unit
+    from supervit.report import aligned_table, mac_unit, with_error
 
     unit, divisor = mac_unit(max(each.held_out.mean_macs for each in found.values()))
     cells = [["", "rungs", "thresholds", "top-1 %", f"mean executed {unit}", "images/s"]]
@@ -165,8 +164,9 @@ def _cascade_table(found: "Mapping[str, Calibrated]", throughputs_ips: "Mapping[
         rungs, thresholds = each.ladder.rungs, each.ladder.thresholds
         cost = f"{each.held_out.mean_macs / divisor:.3f}"
         speed = f"{throughputs_ips[each.ladder]:.1f}" if throughputs_ips else ""
+        top1 = with_error(each.held_out.top1, each.held_out.standard_error)
         texts = [" ".join(map(str, rungs)), " ".join(f"{threshold:.3f}" for threshold in thresholds)]
-        cells.append([name, *texts, f"{each.held_out.top1:.2f}", cost, speed])
+        cells.append([name, *texts, top1, cost, speed])
     return aligned_table(cells)
 
 

@@ -28,13 +28,14 @@ class Evaluate:
     repeats: int = 10
     """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
     out: Path | None = None
-    """Directory for results.csv, results.json, results.md and the plot."""
+    """Directory for results.csv, results.json, results.md and the plot, and the same of each class: classes.csv, confusion."""
     run_by: RunOptions = field(default_factory=RunOptions)
     overrides: Overrides = field(default_factory=Overrides)
 
     def run(self) -> None:
         """Print the table, write the report."""
         from supervit.evaluate import evaluate, measure_throughput, runtime_environment, tabulate
+        from supervit.per_class import ClassCounts, write_per_class
         from supervit.pictures import check_plotting
 
         if self.repeats < 0:
@@ -45,7 +46,9 @@ class Evaluate:
         runtime = self.run_by.open(self.model, **self.overrides.given())
         config, points = runtime.model_config, parse_points(self.complexities, runtime.points)
         loader = open_loader(self.data, self.split, config)
-        accuracies = evaluate(runtime, loader.epoch(), points)
+        counts = ClassCounts()
+        on_answers = None if self.out is None else counts.add
+        accuracies = evaluate(runtime, loader.epoch(), points, on_answers=on_answers)
         print_damaged(loader)
         batch_size = self.data.batch_size
         throughputs = measure_throughput(runtime, points, batch_size, self.repeats) if self.repeats else None
@@ -53,4 +56,7 @@ class Evaluate:
         context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
         context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}
         context |= {"fingerprint": runtime.fingerprint(), **runtime_environment(runtime)}
+        if self.out is not None:
+            dearest = max(results, key=lambda result: result.macs).complexity
+            write_per_class(counts, loader.dataset.classes, dearest, self.out)
         print_report(results, self.out, context)

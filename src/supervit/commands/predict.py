@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from supervit.commands._opening import RunOptions
+from supervit.commands._opening import Points, RunOptions, parse_points
+from supervit.complexity import Complexity
 from supervit.errors import InputError
+from supervit.files import make_directory
+from supervit.pictures import check_plotting
 
 if TYPE_CHECKING:
-    from supervit.predictor import Answer
+    from supervit.predictor import Answer, Predictor
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Predict:
     """Images per batch."""
     reduced_decoding: bool = True
     """Whether images for grids below the largest are read in one step, JPEGs decoded no further than the grid needs."""
+    draw: Path | None = None
+    """Folder for a picture of each image with what operating points drop of it: png, svg and pdf."""
+    draw_complexities: Points = ()
+    """Operating points to draw (default: the one that answers, or the ladder's, and the cut ones of the extreme grids)."""
     run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:
@@ -43,25 +50,48 @@ class Predict:
             SystemExit: with status 1, after all answers, if an image could not be read.
         """
         from supervit.cascade import Ladder
+        from supervit.commands._drawing import draw_images
         from supervit.predictor import Failure, Predictor
 
         if self.complexity is not None and self.ladder is not None:
             raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
         chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
         predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, self.reduced_decoding)
+        drawn = self._points_to_draw(predictor)
         images, failures = self._list_images(), 0
         answers: Iterable[Answer] = predictor.stream(images)
         if self.form == "table":
             answers = list(answers)
             print(_answer_table(answers), end="")
-        for answer in answers:
-            failures += isinstance(answer, Failure)
+        readable = []
+        for image, answer in zip(images, answers, strict=True):
+            if isinstance(answer, Failure):
+                failures += 1
+            else:
+                readable.append(image)
             if self.form == "json":
                 point = {} if isinstance(answer, Failure) else {"complexity": str(answer.complexity)}
                 print(json.dumps(asdict(answer) | point), flush=True)
+        if self.draw is not None:
+            draw_images(predictor, readable, drawn, self.draw)
         if failures:
             print(f"{failures} of {len(images)} images could not be read", file=sys.stderr)
             raise SystemExit(1)
+
+    def _points_to_draw(self, predictor: "Predictor") -> list[Complexity]:
+        """The operating points of the pictures; refuses at once what could not be drawn in the end."""
+        from supervit.pictures.dropped import check_traces, default_points
+
+        if self.draw is None:
+            if self.draw_complexities:
+                raise InputError("draw_complexities are for pictures; name a folder for them: --draw FOLDER")
+            return []
+        check_plotting()
+        check_traces(predictor.runtime)
+        make_directory(self.draw)
+        point = predictor.complexity
+        answering = [point] if isinstance(point, Complexity) else point.ladder.rungs
+        return parse_points(self.draw_complexities, default_points(predictor.config, answering))
 
     def _list_images(self) -> list[Path]:
         """The files, and those in the folders and below that have the name of an image, in alphabetical order."""

@@ -40,8 +40,8 @@ class Profile:
     def run(self) -> None:
         """Print the rows, the Pareto set if accuracies are known, write both."""
         from supervit.figures import draw_costs
+        from supervit.pictures import check_plotting, picture_files
         from supervit.profiling import profile
-        from supervit.pictures import check_plotting
 
         if self.out is not None:
             make_directory(self.out)
@@ -62,7 +62,7 @@ class Profile:
         if self.out is not None:
             table.save(self.out / "costs.json")
             for size in sizes if top1 else ():
-                draw_costs(table, size, [self.out / f"latency_batch_{size}.{suffix}" for suffix in ("png", "svg")])
+                draw_costs(table, size, picture_files(self.out, f"latency_batch_{size}"))
             print(f"\nwrote {self.out}")
 
 

@@ -47,13 +47,15 @@ class Runtimes:
     seed: int = 0
     """Seed of the images."""
     out: Path | None = None
-    """Directory for runtimes.json."""
+    """Directory for runtimes.json and its picture."""
 
     def run(self) -> None:
         """Print a row for each runtime and operating point, and the best one."""
         from supervit.checkpoints import load
         from supervit.comparison import best_runtime, compare_runtimes
         from supervit.evaluate import environment
+        from supervit.figures import draw_runtimes
+        from supervit.pictures import check_plotting, picture_files
         from supervit.runtimes import available_runtimes, pick_device
 
         if self.images < 1 or self.calibration_images < 0 or self.max_loss < 0:
@@ -62,6 +64,7 @@ class Runtimes:
                 f"{self.max_loss:g} at least 0"
             )
         if self.out is not None:
+            check_plotting()
             make_directory(self.out)
         device = pick_device(self.device)
         model = load(self.model)
@@ -80,7 +83,10 @@ class Runtimes:
         )  # fmt: skip
         for runtime, reason in failures.items():
             print(f"failed: {runtime}, {reason}", file=sys.stderr)
-        print(f"{len(images)} images; against eager float32, timed anew beside each runtime:\n\n{_table(rows)}", end="")
+        print(
+            f"{len(images)} images; against eager float32, timed anew beside each runtime:\n\n{_table(rows, len(images))}",
+            end="",
+        )
         name, precision = best_runtime(rows, self.max_loss)
         print(f"\nthe fastest that loses at most {self.max_loss:g} points: {name} {precision}")
         if self.out is not None:
@@ -90,6 +96,7 @@ class Runtimes:
             report |= {name: getattr(self, name) for name in settings} | environment(device)
             report |= {"best": {"runtime": name, "precision": precision}, "rows": records, "failures": failures}
             write_json(self.out / "runtimes.json", report)
+            draw_runtimes(rows, picture_files(self.out, "runtimes"))
             print(f"wrote {self.out}")
 
     def _draw(self, config: SuperViTConfig) -> "tuple[Tensor, Tensor, Tensor | None]":
@@ -109,11 +116,13 @@ class Runtimes:
         return images[: self.images], labels[: self.images], calibration
 
 
-def _table(rows: "Sequence[Comparison]") -> str:
-    from supervit.report import aligned_table
+def _table(rows: "Sequence[Comparison]", images: int) -> str:
+    from supervit.evaluate import standard_error
+    from supervit.report import aligned_table, with_error
 
     cells = [["runtime", "precision", "complexity", "ms p50", "speedup", "top-1 %", "change", "agreement %"]]
     for row in rows:
-        measured = [f"{row.latency_ms:.2f}", f"{row.speedup:.2f}", f"{row.top1:.2f}", f"{row.top1_change:+.2f}"]
+        top1 = with_error(row.top1, standard_error(row.top1, images))
+        measured = [f"{row.latency_ms:.2f}", f"{row.speedup:.2f}", top1, f"{row.top1_change:+.2f}"]
         cells.append([row.runtime, row.precision, str(row.complexity), *measured, f"{row.agreement:.2f}"])
     return aligned_table(cells)

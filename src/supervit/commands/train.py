@@ -33,7 +33,7 @@ class Train:
         if os.environ.get("RANK", "0") != "0":  # one process of several talks
             return
         print(markdown_table(results), end="")
-        print(f"\nmodel: {self.recipe.out / 'model'}   table: results.md, .csv, .json   plot: tradeoff.png, .svg")
+        print(f"\nmodel: {self.recipe.out / 'model'}   table: results.md, .csv, .json   plots: tradeoff, curves (.png, ...)")
 
 
 def list_recipes() -> None:

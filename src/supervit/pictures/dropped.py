@@ -110,7 +110,7 @@ def draw_dropped(rows: Sequence[Sequence[Look]], names: Sequence[str], depth: in
         raise InputError(f"{len(rows)} images do not fit in a figure; draw 1 to {MOST_ROWS} at a time")
     blocks = sorted({int(block) for row in rows for each in row for block in np.unique(each.dropped)} - {-1})
     columns = 1 + len(rows[0])
-    with picture(files, _PANEL * columns, (_PANEL + 0.28) * len(rows) + 0.5) as figure:
+    with picture(files, _PANEL * columns, (_PANEL + 0.28) * len(rows) + 0.6) as figure:
         grid: Any = figure.subplots(len(rows), columns, squeeze=False)
         for index, (row, name, panels) in enumerate(zip(rows, names, grid, strict=True)):
             largest = max(row, key=lambda each: len(each.pixels))

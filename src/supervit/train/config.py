@@ -97,7 +97,7 @@ class TrainConfig:
     eval_every: int = 10
     """Epochs between evaluations of all operating points; the last epoch always is evaluated."""
     plot: bool = True
-    """Draw the accuracy-cost plot at the end (needs matplotlib)."""
+    """Draw accuracy over cost, and the curves of the run, at the end (needs matplotlib)."""
     throughput_batch_size: int = 64
     """Images per batch when images/s are measured at the end (paper: 512)."""
     throughput_repeats: int = 10

@@ -26,7 +26,8 @@ from supervit.errors import InputError, TrainingError
 from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, runtime_environment, tabulate
 from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.model import SuperViT
-from supervit.pictures import check_plotting
+from supervit.pictures import check_plotting, picture_files
+from supervit.pictures.curves import draw_curves
 from supervit.report import write_report
 from supervit.runtimes import as_runtime, pick_device
 from supervit.token_labels import TokenLabels
@@ -44,7 +45,7 @@ def run_training(config: TrainConfig) -> list[Result]:
     """Train one SuperViT and measure its operating points; under `torchrun`, one of the processes that do it together.
 
     Writes into `config.out`: `train_config.json`, `log.jsonl`, `checkpoints/`, at the end `model/` (what `supervit.load`
-    takes), the table `results.{csv,json,md}` and the plot `tradeoff.{png,svg}`.
+    takes), the table `results.{csv,json,md}` and the plots `tradeoff.{png,svg,pdf}` and `curves.{png,svg,pdf}`.
 
     SIGTERM writes a checkpoint after the step in progress and exits with status 143; `resume` goes on from there, to the
     same weights that an uninterrupted run ends with.
@@ -328,6 +329,8 @@ class _Run:
         context |= {"data": config.data.name, "images": images, **runtime_environment(as_runtime(model))}
         title = f"One SuperViT, {len(points)} operating points ({config.data.name})"
         write_report(results, config.out, context, title, plot=config.plot)
+        if config.plot:
+            draw_curves(config.out / "log.jsonl", picture_files(config.out, "curves"))
         return results
 
 
