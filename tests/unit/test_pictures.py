@@ -245,7 +245,7 @@ def test_an_empty_or_missing_log_is_one_clear_line(tmp_path):
         read_history(tmp_path / "nowhere.jsonl")
     with (tmp_path / "huge.jsonl").open("wb") as file:
         file.truncate(2**31)
-    with pytest.raises(InputError, match="2048 MiB are more than the 64"):
+    with pytest.raises(InputError, match="larger than the 64 MiB"):
         read_history(tmp_path / "huge.jsonl")
 
 
