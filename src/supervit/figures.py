@@ -1,6 +1,7 @@
 """Plots for decisions: accuracy over latency, what cascades gain (paper, Figure 2), and which runtime is the fastest."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from supervit.calibrate import Calibrated
@@ -12,13 +13,25 @@ from supervit.pictures.tradeoff import Curve, Measured, draw_tradeoff
 from supervit.report import mac_unit
 
 
-def draw_costs(table: CostTable, batch_size: int, files: Sequence[Path]) -> None:
+def draw_costs(
+    table: CostTable, batch_size: int, files: Sequence[Path], standard_errors: Mapping[Complexity, float] | None = None
+) -> None:
     """Draw accuracy against the median latency of a batch, the Pareto set connected.
+
+    Args:
+        table: With accuracies.
+        batch_size: One of the table's.
+        files: Where to write the picture.
+        standard_errors: Of the accuracies, in percentage points, where they are known.
 
     Raises:
         InputError: an accuracy is missing, or as `picture`.
     """
-    measured = [Measured(row.complexity, row.latency_ms_p50, known_top1(row)) for row in table.at(batch_size)]
+    errors = standard_errors or {}
+    measured = [
+        Measured(row.complexity, row.latency_ms_p50, known_top1(row), errors.get(row.complexity, 0.0))
+        for row in table.at(batch_size)
+    ]
     frontier = [(row.latency_ms_p50, known_top1(row)) for row in table.pareto(batch_size)]
     cost = "ms per image" if batch_size == 1 else f"ms per batch of {batch_size}"
     draw_tradeoff(measured, [Curve(frontier)], cost, files, f"{table.setup.device}, {table.setup.runtime}")
@@ -73,7 +86,7 @@ def draw_runtimes(rows: Sequence[Comparison], files: Sequence[Path]) -> None:
     for row in rows:
         if row.complexity in shown:
             found.setdefault(f"{row.runtime} {row.precision}", {})[row.complexity] = row
-    names = sorted(found, key=lambda name: max(row.speedup for row in found[name].values()))
+    names = sorted(found, key=lambda name: math.prod(row.speedup for row in found[name].values()))
     thickness = 0.8 / len(shown)
     with picture(files, 6.0, 0.9 + 0.14 * len(names) * (1 + len(shown))) as figure:
         axes = figure.add_subplot()

@@ -3,12 +3,14 @@
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from supervit import pareto
+from supervit.errors import printable
 from supervit.evaluate import Result
 from supervit.files import make_directory, write_json, write_text
 from supervit.pictures import picture_files
@@ -68,13 +70,24 @@ def aligned_table(cells: Sequence[Sequence[str]]) -> str:
     Columns of numbers end where their titles end, all others start where these start.
     """
     columns = []
-    for title, *column in zip(*cells, strict=True):
-        is_number = any(column) and all(_NUMBER.fullmatch(cell) for cell in column if cell)
-        width = max(len(cell) for cell in (title, *column))
-        pad = str.rjust if is_number else str.ljust
-        line = "-" * (width + 1) + ":" if is_number else ":" + "-" * (width + 1)
-        columns.append([f" {pad(title, width)} ", line, *(f" {pad(cell, width)} " for cell in column)])
+    for texts in zip(*cells, strict=True):
+        column = [_one_cell(text) for text in texts]
+        is_number = any(column[1:]) and all(_NUMBER.fullmatch(cell) for cell in column[1:] if cell)
+        width = max(map(_width, column))
+        pads = [" " * (width - _width(cell)) for cell in column]
+        title, *rows = (f" {pad}{cell} " if is_number else f" {cell}{pad} " for cell, pad in zip(column, pads, strict=True))
+        columns.append([title, "-" * (width + 1) + ":" if is_number else ":" + "-" * (width + 1), *rows])
     return "".join(f"|{'|'.join(row)}|\n" for row in zip(*columns, strict=True))
+
+
+def _one_cell(text: str) -> str:
+    """A text that does not end its cell or line, whatever file or class it is the name of."""
+    return (text if text.isprintable() else printable(text)).replace("|", r"\|")
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal; Chinese, Japanese and Korean characters take two."""
+    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
 
 
 def _records(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -66,7 +66,12 @@ def test_profile_refuses_accuracies_that_do_not_fit(saved, tmp_path):
     for name, value in [("fingerprint", "0123"), ("fingerprint", None), ("precision", "int8")]:
         with pytest.raises(InputError, match=f"holds accuracies of {name} {value!r}, here it is .*evaluate what you profile"):
             Profile(saved, POINTS, accuracies=accuracies_file(saved, tmp_path, **{name: value})).run()
-    for content in ("{", '{"results": [{"complexity": "7", "top1": null}]}', "[]"):
+    for content in (
+        "{",
+        '{"results": [{"complexity": "7", "top1": null}]}',
+        "[]",
+        json.dumps({"results": [{"complexity": "7", "top1": 10**400}]}),
+    ):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(InputError, match="holds no accuracies"):
             Profile(saved, POINTS, accuracies=tmp_path / "results.json").run()

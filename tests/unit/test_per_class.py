@@ -113,6 +113,11 @@ def test_text_is_aligned_left_and_numbers_right():
     ]
 
 
+def test_names_of_all_kinds_stay_in_their_cell():
+    table = aligned_table([["image"], ["a\nb\x1b[31m"], ["a|b"], ["\u732b\u732b"], [""]])
+    assert table.splitlines()[2:] == ["| a b [31m |", "| a\\|b     |", "| \u732b\u732b     |", "|          |"]
+
+
 def test_a_model_is_evaluated_as_before_without_counts():
     model = trained_like(SuperViT(small_config())).eval()
     data = [(torch.randn(4, 3, 28, 28), torch.tensor([0, 1, 2, 3]))]

@@ -10,6 +10,7 @@ import tyro
 from supervit.commands._opening import Points, RunOptions, parse_points
 from supervit.complexity import Complexity
 from supervit.errors import InputError
+from supervit.fields import checked
 from supervit.files import make_directory, read_object, refusing
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Profile:
         measured = None if self.accuracies is None else Accuracies.load(self.accuracies)
         runtime = self.run_by.open(self.model)
         top1 = {} if measured is None else measured.of(runtime)
+        standard_errors = {} if measured is None else measured.standard_errors
         points = parse_points(self.complexities, runtime.points)
         if self.accuracies is not None and (missing := [str(point) for point in points if point not in top1]):
             raise InputError(f"{str(self.accuracies)!r} has no accuracy of {', '.join(missing)}; evaluate these too")
@@ -62,7 +64,7 @@ class Profile:
         if self.out is not None:
             table.save(self.out / "costs.json")
             for size in sizes if top1 else ():
-                draw_costs(table, size, picture_files(self.out, f"latency_batch_{size}"))
+                draw_costs(table, size, picture_files(self.out, f"latency_batch_{size}"), standard_errors)
             print(f"\nwrote {self.out}")
 
 
@@ -73,6 +75,8 @@ class Accuracies:
     file: Path
     top1: dict[Complexity, float]
     """Percent."""
+    standard_errors: dict[Complexity, float]
+    """Of `top1`, in percentage points; of those points that the file tells them of."""
     evaluated: dict[str, Any]
     """Fingerprint of the model, runtime and precision; None where the file does not tell."""
 
@@ -86,10 +90,15 @@ class Accuracies:
         with refusing(f"{str(file)!r} holds no accuracies", "write it by supervit evaluate --out"):
             content = read_object(file)
             try:
-                top1 = {Complexity.of(record["complexity"]): float(record["top1"]) for record in content["results"]}
-            except (ValueError, KeyError, TypeError) as error:
+                rows = {Complexity.of(record["complexity"]): record for record in content["results"]}
+                top1 = {point: checked(float, record["top1"], "top1") for point, record in rows.items()}
+                errors = {point: record.get("top1_standard_error") for point, record in rows.items()}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(repr(error)) from error
-        return cls(file, top1, {name: content.get(name) for name in ("fingerprint", "precision", "runtime")})
+            known = {
+                point: checked(float, error, "top1_standard_error") for point, error in errors.items() if error is not None
+            }
+        return cls(file, top1, known, {name: content.get(name) for name in ("fingerprint", "precision", "runtime")})
 
     def of(self, runtime: "Runtime") -> dict[Complexity, float]:
         """The accuracies, if they are those of this runtime; all runtimes have the same ones in float32.

@@ -90,7 +90,7 @@ def picture(files: Sequence[Path], width: float, height: float) -> Iterator["Fig
 def log_ticks(low: float, high: float) -> list[float]:
     """The numbers to write on a logarithmic axis from `low` to `high`, both positive: three to eight where there is room.
 
-    Powers of two (over many octaves every second one, or third); of less than three octaves also those between, and of less
+    Powers of two (over many octaves every second one, or third); of less than three and a half also those between, and of less
     than one and a half, where a logarithmic axis is nearly a linear one, multiples of 1, 2 or 5 times a power of ten.
     """
     octaves = math.log2(high / low)
@@ -99,7 +99,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     stride = math.ceil(octaves / 8)
     exponents = range(math.ceil(math.log2(low) - 1e-9) - 1, math.floor(math.log2(high) + 1e-9) + 1)
     ticks = [2.0**exponent for exponent in exponents if exponent % stride == 0]
-    if octaves < 3:
+    if octaves < 3.5:
         ticks = sorted([*ticks, *(1.5 * tick for tick in ticks)])
     return [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
 
