@@ -112,6 +112,8 @@ def test_train_runs_a_recipe_with_overrides(capsys, tmp_path):
     assert "epoch 1/1: top-1" in out
     assert "3@0.7" in out
     assert supervit.load(tmp_path / "run/model").config.depth == 2
+    for name in ("curves", "tradeoff"):
+        assert all((tmp_path / f"run/{name}.{form}").exists() for form in ("png", "svg", "pdf"))
 
 
 def bad_commands(tmp_path):
