@@ -19,16 +19,16 @@ from supervit import Predictor
 from supervit.files import whole_file
 from supervit.pictures.dropped import default_points, draw_dropped, look
 
-HERE = Path(__file__).parent
 WIDTH = 1300  # pixels
 
 
 def main() -> None:
-    """Write what_is_dropped.png beside this file."""
+    """Write the picture, by default what_is_dropped.png beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights")
     parser.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406))
     parser.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
     options = parser.parse_args()
     info = ImageNetInfo("imagenet-1k")
     names = tuple(info.index_to_description(index).split(",")[0] for index in range(info.num_classes()))
@@ -36,11 +36,10 @@ def main() -> None:
     predictor, photographs = Predictor(model), load_sample_images()
     pixels = torch.stack([predictor.pixels(image) for image in photographs.images])
     rows = look(predictor.runtime, pixels, default_points(model.config))
-    file = HERE / "what_is_dropped.png"
-    draw_dropped(rows, [Path(name).name for name in photographs.filenames], model.config.depth, [file])
-    with Image.open(file) as drawn:
+    draw_dropped(rows, [Path(name).name for name in photographs.filenames], model.config.depth, [options.out])
+    with Image.open(options.out) as drawn:
         small = drawn.convert("RGB").resize((WIDTH, WIDTH * drawn.height // drawn.width), Image.Resampling.LANCZOS)
-    with whole_file(file) as temporary:
+    with whole_file(options.out) as temporary:
         small.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, "png", optimize=True)
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +122,17 @@ def test_evaluate_writes_the_classes_and_their_confusion(saved, tmp_path, capsys
         assert [row[0] for row in matrix[1:]] == list(NAMES)
         assert sum(int(cell) for row in matrix[1:] for cell in row[1:]) == 10
         assert sum(int(matrix[1 + index][1 + index]) for index in range(5)) == pytest.approx(right)
+
+
+def test_the_picture_of_the_readme_can_be_drawn_anew(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    SuperViT(small_config(num_classes=1000)).save(tmp_path / "model")
+    script = Path(__file__).parents[2] / "docs/images/what_is_dropped.py"
+    monkeypatch.setattr("sys.argv", [str(script), str(tmp_path / "model"), "--out", str(tmp_path / "drawn.png")])
+    runpy.run_path(str(script), run_name="__main__")
+    with Image.open(tmp_path / "drawn.png") as drawn, Image.open(script.with_suffix(".png")) as committed:
+        assert drawn.size == committed.size
+    assert script.with_suffix(".png").stat().st_size < 400_000
 
 
 def test_curves_are_drawn_of_any_run(tmp_path, capsys):

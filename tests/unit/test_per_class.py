@@ -60,6 +60,7 @@ def read(file):
 
 
 def test_files_hold_every_point_and_names_of_all_kinds(tmp_path):
+    pytest.importorskip("matplotlib")
     names = ["cat, tabby", 'a"b', "$x$"]
     counts = counted([(0, 0), (0, 2), (1, 1)])
     counts.add(POINTS[1], torch.tensor([2, 2]), torch.tensor([2, 0]))
