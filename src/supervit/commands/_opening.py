@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from supervit.model import SuperViT
     from supervit.runtimes import Runtime
 
-Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="[GRID[@RATE] ...]")]
+Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GRID[@RATE] ...")]
 
 
 @dataclass(frozen=True)

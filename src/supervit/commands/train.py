@@ -2,27 +2,19 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from supervit.recipes import describe_recipe, load_recipe, recipe_names
+from supervit.recipes import describe_recipe, recipe_names
 from supervit.train import TrainConfig
-
-if TYPE_CHECKING:
-    _Recipe = TrainConfig
-else:
-    _Recipe = tyro.extras.subcommand_type_from_defaults(
-        {name: load_recipe(name) for name in recipe_names()},
-        {name: describe_recipe(name) for name in recipe_names()},
-    )
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train one SuperViT by a recipe, then measure all its operating points; `supervit train --list` lists the recipes."""
+    """Train one SuperViT by a recipe, then measure all its operating points."""
 
-    recipe: Annotated[_Recipe, tyro.conf.arg(name="")]
+    recipe: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
     def run(self) -> None:
         """Train, print the table."""
