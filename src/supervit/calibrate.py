@@ -14,6 +14,7 @@ from supervit.complexity import Complexity, ComplexitySpace
 from supervit.errors import InputError
 from supervit.evaluate import standard_error
 from supervit.options import SAFETY, Answering, Confidence
+from supervit.progress import track
 from supervit.runtimes import AnyModel, as_runtime
 
 _SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
@@ -198,8 +199,9 @@ def calibrate(
         raise InputError(f"{len(answers)} images must be at least 2, max_rungs {max_rungs} at least 1")
     chosen_by, held_out = halves(len(answers), seed)
     seen, unseen = answers[chosen_by], answers[held_out]
-    tried = list(_ladders(answers.points, climb, max_rungs)) if ladders is None else ladders
-    candidates = [candidate for rungs in tried for candidate in _pareto_of_ladder(seen, rungs, climb)]
+    tried = list(_ladders(answers.points, climb, max_rungs) if ladders is None else ladders)
+    tracked = track(tried, "search", len(tried), "ladder")
+    candidates = [candidate for rungs in tracked for candidate in _pareto_of_ladder(seen, rungs, climb)]
     best = pareto.pareto_set(candidates, cost=lambda c: c[1].mean_macs, worth=lambda c: c[1].top1)
     return [Calibrated(ladder, outcome, simulate(unseen, ladder, climb)) for ladder, outcome in best]
 

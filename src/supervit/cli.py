@@ -16,6 +16,7 @@ from supervit import commands
 from supervit._version import __version__
 from supervit.commands._help import Option, help_of, list_of, options_of, usage_of
 from supervit.errors import InputError, SuperViTError, printable, unknown_name
+from supervit.progress import bars_shown
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 
 ABOUT = "One vision transformer, trained once, that runs at any compute budget."
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _prepare_streams()
     try:
         try:
-            _run(arguments)
+            with bars_shown():
+                _run(arguments)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough, as of `| head`

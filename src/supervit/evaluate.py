@@ -22,6 +22,7 @@ from supervit.config import SuperViTConfig
 from supervit.distributed import World
 from supervit.errors import InputError
 from supervit.macs import executed_macs, macs
+from supervit.progress import progress_bar
 from supervit.runtimes import AnyModel, Runtime, as_runtime
 
 Way = TypeVar("Way")
@@ -155,14 +156,18 @@ def time_calls(
             other sizes then, which is no cost of a way.
     """
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    for _ in range(warmup):
-        for way in seconds:
-            time_call(run, images, way)
-    for done in range(0, repeats, in_a_row):
-        for way, each in seconds.items():
-            if in_a_row > 1:
+    with progress_bar("time", len(seconds) * (warmup + repeats), "call") as advance:
+        for _ in range(warmup):
+            for way in seconds:
                 time_call(run, images, way)
-            each += [time_call(run, images, way) for _ in range(min(in_a_row, repeats - done))]
+                advance(1)
+        for done in range(0, repeats, in_a_row):
+            timed = min(in_a_row, repeats - done)
+            for way, each in seconds.items():
+                if in_a_row > 1:
+                    time_call(run, images, way)
+                each += [time_call(run, images, way) for _ in range(timed)]
+                advance(timed)
     return seconds
 
 

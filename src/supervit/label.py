@@ -13,13 +13,13 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from tqdm import tqdm
 
 from supervit.checkpoints import read_state_dict
 from supervit.data import DamagedImage, InMode, read_image
 from supervit.errors import InputError, unknown_name
 from supervit.files import make_directory
 from supervit.options import LabelConfig
+from supervit.progress import progress_bar
 from supervit.runtimes import pick_device
 from supervit.storage import load_state_dict
 from supervit.token_labels import label_map_path, write_label_map
@@ -60,12 +60,12 @@ def label_folder(config: LabelConfig) -> Labelled:
     images = _Images(folder, todo, _whole_image_transform(teacher))
     batches: DataLoader[Any] = DataLoader(images, config.batch_size, num_workers=config.workers, collate_fn=_collate)  # type: ignore[arg-type]
     damaged: list[str] = []
-    with tqdm(total=len(todo), unit="image", disable=None, mininterval=1) as bar:
+    with progress_bar("label", len(todo), "image") as advance:
         for readable, pictures, unreadable in batches:
             if readable:
                 _write_maps(config, readable, position_logits(teacher, pictures.to(device)))
             damaged += unreadable
-            bar.update(len(readable) + len(unreadable))
+            advance(len(readable) + len(unreadable))
     return Labelled(written=len(todo) - len(damaged), kept=len(names) - len(todo), damaged=tuple(damaged))
 
 

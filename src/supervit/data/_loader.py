@@ -18,6 +18,7 @@ from supervit.data._images import DamagedImage
 from supervit.data._sources import ImageDataset, Limited, is_stream, mix_seed
 from supervit.distributed import World
 from supervit.errors import InputError
+from supervit.progress import track
 
 Damage = dict[str, str]  # names of damaged images, and what is the matter with them
 _Batch = Sequence[tuple[Any, int | None]]  # records, and the seeds of their augmentation (evaluation: None)
@@ -84,7 +85,8 @@ class EpochLoader:
         loader: DataLoader[_Loaded] = DataLoader(
             **parts, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
         )
-        for loaded in loader:
+        is_shown = self.seed is None  # training has a bar of its own
+        for loaded in track(loader, "images", len(self) - first_batch, "batch") if is_shown else loader:
             if isinstance(loaded, InputError):
                 raise loaded
             batch, damage = loaded

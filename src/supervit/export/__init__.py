@@ -35,6 +35,7 @@ from supervit.files import read_object, refusing, write_json
 from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.plugins import import_extra, load_plugin, plugin_names
+from supervit.progress import progress_bar
 from supervit.storage import EXPORT_FILE
 
 __all__ = [
@@ -131,12 +132,16 @@ def export_model(
     if (calibration is None) == (precision == "int8"):
         raise InputError("int8, and no other precision, is calibrated: give some hundred normalised images with it")
     plugin = load_plugin(sys.modules[__name__], target)
-    graph = trace(model, points)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        plugin.write(graph, temporary, [] if calibration is None else calibration_feeds(graph, calibration))
-        found = differences(graph, model, plugin.read(temporary, precision))
+        with progress_bar("export", 3, "step") as advance:
+            graph = trace(model, points)
+            advance(1)
+            plugin.write(graph, temporary, [] if calibration is None else calibration_feeds(graph, calibration))
+            advance(1)
+            found = differences(graph, model, plugin.read(temporary, precision))
+            advance(1)
         report = _report(graph, target, precision, found, model.fingerprint())
         _check(report)
         write_json(temporary / EXPORT_FILE, asdict(report))
