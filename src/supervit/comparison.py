@@ -14,6 +14,7 @@ from supervit.errors import InputError
 from supervit.evaluate import time_calls
 from supervit.model import SuperViT
 from supervit.options import Precision
+from supervit.progress import track
 from supervit.runtimes import Availability, Runtime, RuntimeConfig, available_runtimes, open_runtime, pick_device
 
 
@@ -36,6 +37,11 @@ class Comparison:
     """Images that get the class that `eager` in float32 gives them, in percent."""
 
 
+def _raise_failure(_: Availability, outcome: list[Comparison] | Exception) -> None:
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
 def compare_runtimes(
     model: SuperViT,
     images: Tensor,
@@ -47,7 +53,7 @@ def compare_runtimes(
     threads: int | None = None,
     batch_size: int = 16,
     repeats: int = 10,
-    on_failure: Callable[[Availability, Exception], None] | None = None,
+    on_done: Callable[[Availability, list[Comparison] | Exception], None] = _raise_failure,
 ) -> list[Comparison]:
     """All runtimes of this device in all their precisions, `eager` in float32 first.
 
@@ -61,7 +67,8 @@ def compare_runtimes(
         threads: CPU threads; default: those of PyTorch.
         batch_size: Images per batch, of which there must be one.
         repeats: Timed batches per operating point and runtime, after two that do not count.
-        on_failure: Called with a runtime that fails and its error, after which the others go on; default: the error is raised.
+        on_done: Called with each runtime as soon as it is done, and its rows or the error that it failed with;
+            default: an error is raised.
 
     Raises:
         InputError: nothing to compare on, fewer images than a batch has, or a batch size or `repeats` under 1.
@@ -78,19 +85,19 @@ def compare_runtimes(
     reference = open_runtime("eager", model, RuntimeConfig(device, threads=threads))
     expected = _classes(reference, images, complexities, batch_size)
     rows: list[Comparison] = []
-    for found in available_runtimes(device):
-        if found.obstacle or (found.precision == "int8" and calibration is None):
-            continue
+    able = [found for found in available_runtimes(device) if not found.obstacle]
+    able = [found for found in able if found.precision != "int8" or calibration is not None]
+    for found in track(able, "runtimes", len(able), "runtime"):
         int8_images = calibration if found.precision == "int8" else None
         config = RuntimeConfig(device, found.precision, threads, int8_images)
+        outcome: list[Comparison] | Exception
         try:
-            rows += _compare(
-                found, open_runtime(found.name, model, config), reference, expected, images, labels, batch_size, repeats
-            )
+            runtime = open_runtime(found.name, model, config)
+            outcome = _compare(found, runtime, reference, expected, images, labels, batch_size, repeats)
+            rows += outcome
         except Exception as error:
-            if on_failure is None:
-                raise
-            on_failure(found, error)
+            outcome = error
+        on_done(found, outcome)
         gc.collect()  # its threads end with it, and would take turns with those of the next one
         torch.compiler.reset()
     return sorted(rows, key=lambda row: (row.runtime, row.precision) != ("eager", "float32"))

@@ -28,6 +28,17 @@ _CASCADED_BATCHES = 8
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A class that an image may have."""
+
+    class_index: int
+    class_name: str | None
+    """None where the model does not know the names of its classes."""
+    probability: float
+    """Of that class, in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The answer for one image."""
 
@@ -44,6 +55,8 @@ class Prediction:
     """Multiply-accumulates per image, the paper's count; in a cascade those of all rungs climbed."""
     executed_macs: int
     """Multiply-accumulates that really ran."""
+    top: tuple[Candidate, ...] = ()
+    """The `top_k` most probable classes, the answer first."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class Failure:
 
 
 Answer = Prediction | Failure
+_Classified = tuple[tuple[Candidate, ...], Complexity, int, int]  # operating point, MACs by the paper's count, executed MACs
 
 
 class Predictor:
@@ -80,10 +94,11 @@ class Predictor:
         batch_size: Most images that run at once.
         reduced_decoding: Whether pictures are brought to the pixels of a grid below the largest in one step, and JPEG files
             decoded no further than it needs (`read_for_grid`); pixels then differ slightly from those of evaluation.
+        top_k: Classes that each answer names in `top`.
 
     Raises:
-        InputError: batch_size under 1, an operating point that does not parse, or a model without classes or neither grey
-            nor RGB.
+        InputError: batch_size or top_k under 1, an operating point that does not parse, or a model without classes or
+            neither grey nor RGB.
     """
 
     def __init__(
@@ -92,14 +107,15 @@ class Predictor:
         complexity: AnyPoint | None = None,
         batch_size: int = 16,
         reduced_decoding: bool = True,
+        top_k: int = 1,
     ):
         self.runtime = as_runtime(model)
         self.config = self.runtime.model_config
-        if batch_size < 1:
-            raise InputError(f"batch_size {batch_size} must be at least 1")
+        if batch_size < 1 or top_k < 1:
+            raise InputError(f"batch_size {batch_size} and top_k {top_k} must be at least 1")
         if not self.config.num_classes:
             raise InputError("the model has num_classes 0 and so nothing to predict; give it a classifier")
-        self.batch_size, self.reduced_decoding = batch_size, reduced_decoding
+        self.batch_size, self.reduced_decoding, self.top_k = batch_size, reduced_decoding, top_k
         self._cascades: dict[tuple[Ladder, int], Cascade] = {}
         dearest = max(self.runtime.points, key=lambda point: executed_macs(self.config, point))
         self.complexity = self._point(dearest if complexity is None else complexity)
@@ -173,12 +189,13 @@ class Predictor:
                 if isinstance(pixels, str):
                     yield Failure(source, pixels)
                     continue
-                index, probability, rung, counted, executed = next(classified)
-                name = self.config.class_names[index] if self.config.class_names else None
-                yield Prediction(source, index, name, probability, rung, counted, executed)
+                top, rung, counted, executed = next(classified)
+                best = top[0]
+                known = (best.class_index, best.class_name, best.probability)
+                yield Prediction(source, *known, rung, counted, executed, top=top)
 
-    def _classify(self, pixels: list[Tensor], point: Complexity | Cascade) -> Iterator[tuple[int, float, Complexity, int, int]]:
-        """Class, probability, operating point and its costs of images (C, side, side) that have the size to be run at."""
+    def _classify(self, pixels: list[Tensor], point: Complexity | Cascade) -> "Iterator[_Classified]":
+        """The best classes, operating point and its costs of images (C, side, side) that have the size to be run at."""
         if not pixels:
             return
         with self.runtime.preparing(len(pixels)):
@@ -192,9 +209,14 @@ class Predictor:
             logits, rungs, left = exits.logits, point.ladder.rungs, exits.rungs.tolist()
             executed = exits.executed_macs.tolist()
         counted = list(accumulate(macs(self.config, rung) for rung in rungs))
-        probabilities, indices = logits.softmax(dim=1).max(dim=1)
-        for index, probability, rung, cost in zip(indices.tolist(), probabilities.tolist(), left, executed, strict=True):
-            yield index, probability, rungs[rung], counted[rung], cost
+        ranked = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+        top = zip(ranked.indices[:, : self.top_k].tolist(), ranked.values[:, : self.top_k].tolist(), strict=True)
+        for (indices, probabilities), rung, cost in zip(top, left, executed, strict=True):
+            candidates = tuple(map(self._candidate, indices, probabilities))
+            yield candidates, rungs[rung], counted[rung], cost
+
+    def _candidate(self, index: int, probability: float) -> "Candidate":
+        return Candidate(index, self.config.class_names[index] if self.config.class_names else None, probability)
 
     def _read(self, number: int, image: AnyImage, grid_size: int) -> tuple[str, Tensor | str]:
         """The source of an image, and its pixels that the model sees (C, side, side) or why there are none."""

@@ -1,10 +1,14 @@
+import csv
+import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import supervit.comparison
 from supervit import InputError, SuperViT
 from supervit.calibrate import halves
 from supervit.cascade import Cascade as RunningCascade
@@ -216,3 +220,110 @@ def test_runtimes_are_compared_on_data(saved, tmp_path, capsys, monkeypatch):
     for change in ({"images": 0}, {"calibration_images": -1}, {"max_loss": -0.1}):
         with pytest.raises(InputError, match="must be at least 1"):
             Runtimes(saved, DIGITS, **change).run()
+
+
+def test_runtimes_take_what_the_data_have_and_keep_what_is_measured(saved, tmp_path, capsys, monkeypatch):
+    """The digits have 360 images for validation, fewer than the defaults ask for; the second runtime is interrupted."""
+    here = [Availability("eager", "float32", None), Availability("compiled", "float32", None)]
+    monkeypatch.setattr("supervit.comparison.available_runtimes", lambda device: here)
+
+    def open_runtime(name, model, config, opening=supervit.comparison.open_runtime):
+        if name == "compiled":
+            raise KeyboardInterrupt
+        return opening(name, model, config)
+
+    monkeypatch.setattr("supervit.comparison.open_runtime", open_runtime)
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "runtimes",
+                saved,
+                "--data.name",
+                "digits",
+                "--data.workers",
+                "0",
+                "--repeats",
+                "1",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+    assert stop.value.code == 130
+    assert "360 images are there: 240 are classified, 120 calibrate int8, not [500, 256]" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out/runtimes.json").read_text())
+    assert (report["best"], report["images"], report["calibration_images"]) == (None, 240, 120)
+    assert {row["runtime"] for row in report["rows"]} == {"eager"}
+
+
+@pytest.mark.parametrize(
+    "images, calibration, there, shared",
+    [
+        (None, None, 5000, (500, 256)),
+        (None, None, 756, (500, 256)),
+        (None, None, 100, (66, 34)),
+        (None, None, 1, (1, 0)),
+        (90, None, 100, (90, 10)),
+        (100, None, 100, (100, 0)),
+        (None, 0, 100, (100, 0)),
+        (None, 60, 100, (40, 60)),
+        (101, None, 100, None),
+        (None, 100, 100, None),
+        (60, 60, 100, None),
+    ],
+)
+def test_images_are_shared_out_between_the_two_uses(images, calibration, there, shared):
+    runtimes = Runtimes("model", DIGITS, images=images, calibration_images=calibration)
+    if shared is not None:
+        assert runtimes._share(there) == shared
+        return
+    with pytest.raises(InputError, match="100 images are there, fewer than images .*; ask for fewer"):
+        runtimes._share(there)
+
+
+@pytest.fixture
+def pictures(saved, tmp_path) -> str:
+    (tmp_path / "photographs").mkdir()
+    for name, grey in (("a", 20), ("b, with a comma", 200)):
+        Image.new("L", (30, 30), grey).save(tmp_path / f"photographs/{name}.png")
+    (tmp_path / "photographs/broken.png").write_bytes(b"no image")
+    return str(tmp_path / "photographs")
+
+
+def predicted(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *arguments])
+    assert stop.value.code == 1  # one cannot be read
+    return capsys.readouterr().out
+
+
+def test_predictions_are_csv_with_a_line_for_each_of_the_best_classes(saved, pictures, capsys):
+    rows = list(csv.DictReader(io.StringIO(predicted(capsys, saved, pictures, "--form", "csv", "--top-k", "3"))))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2 + [""]
+    assert [Path(row["image"]).stem for row in rows] == ["a"] * 3 + ["b, with a comma"] * 3 + ["broken"]
+    assert all(bool(row["failure"]) == (row["rank"] == "") for row in rows)
+    for first, second in pairwise(rows[:3]):
+        assert float(first["probability"]) >= float(second["probability"])
+    assert {row["complexity"] for row in rows[:6]} == {"7"}
+
+
+def test_predictions_are_json_with_the_best_classes(saved, pictures, capsys):
+    lines = [json.loads(line) for line in predicted(capsys, saved, pictures, "--form", "json", "--top-k", "20").splitlines()]
+    for line in lines[:2]:
+        assert len(line["top"]) == 10  # there are no more classes
+        assert line["top"][0] == {name: line[name] for name in ("class_index", "class_name", "probability")}
+        assert sum(each["probability"] for each in line["top"]) == pytest.approx(1)
+    assert "reason" in lines[2]
+
+
+def test_predictions_are_a_table_with_text_on_the_left_and_numbers_on_the_right(saved, pictures, capsys):
+    out = predicted(capsys, saved, pictures, "--top-k", "2")
+    title, rule, *rows = out.splitlines()
+    assert title.startswith("| image  ")
+    assert [cell[-1] for cell in rule.strip("|").split("|")] == ["-", "-", ":", ":", ":"]
+    assert len({len(row) for row in (title, rule, *rows)}) == 1
+    assert len(rows) == 5
+    assert rows[0].startswith(f"| {pictures}/a.png  ")
+    assert rows[1].startswith("|   ")
+    with pytest.raises(SystemExit):
+        main(["predict", saved, pictures, "--top-k", "0"])
+    assert "top_k 0 must be at least 1" in capsys.readouterr().err

@@ -1,22 +1,22 @@
 """`supervit predict`."""
 
-import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
+from supervit.commands._answers import Form, printed
 from supervit.commands._opening import Points, RunOptions, parse_points
 from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.files import make_directory
 from supervit.pictures import check_plotting
+from supervit.progress import track
 
 if TYPE_CHECKING:
-    from supervit.predictor import Answer, Predictor
+    from supervit.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Predict:
     """Operating point, such as 8@0.5 (default: the dearest one, the largest grid uncut where the artefact has it)."""
     ladder: Path | None = None
     """Instead of an operating point: the ladder.json of `supervit cascade`, by which sure images leave early."""
-    form: Literal["table", "json"] = "table"
-    """A table, or a line of JSON for each image as soon as its batch is done."""
+    form: Form = "table"
+    """A table in the end, or a line of JSON or CSV for each image as soon as its batch is done."""
+    top_k: int = 1
+    """Classes that are named for each image, the most probable first."""
     batch_size: int = 16
     """Images per batch."""
     reduced_decoding: bool = True
@@ -56,22 +58,18 @@ class Predict:
         if self.complexity is not None and self.ladder is not None:
             raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
         chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
-        predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, self.reduced_decoding)
+        predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, self.reduced_decoding, top_k=self.top_k)
         drawn = self._points_to_draw(predictor)
         images, failures = self._list_images(), 0
-        answers: Iterable[Answer] = predictor.stream(images)
-        if self.form == "table":
-            answers = list(answers)
-            print(_answer_table(answers), end="")
+        answers = predictor.stream(images)
+        if self.form == "table" or not sys.stdout.isatty():  # a bar and lines on the same terminal spoil each other
+            answers = track(answers, "predict", len(images), "image")
         readable = []
-        for image, answer in zip(images, answers, strict=True):
+        for image, answer in zip(images, printed(answers, self.form), strict=True):
             if isinstance(answer, Failure):
                 failures += 1
             else:
                 readable.append(image)
-            if self.form == "json":
-                point = {} if isinstance(answer, Failure) else {"complexity": str(answer.complexity)}
-                print(json.dumps(asdict(answer) | point), flush=True)
         if self.draw is not None:
             draw_images(predictor, readable, drawn, self.draw)
         if failures:
@@ -109,18 +107,3 @@ class Predict:
         if not found:
             raise InputError("no images; name at least one file or folder")
         return found
-
-
-def _answer_table(answers: "Sequence[Answer]") -> str:
-    from supervit.predictor import Failure
-    from supervit.report import aligned_table
-
-    cells = [["image", "class", "probability", "complexity", "executed MACs"]]
-    for answer in answers:
-        if isinstance(answer, Failure):
-            cells.append([answer.source, f"cannot be read: {answer.reason}", "", "", ""])
-            continue
-        name = str(answer.class_index) if answer.class_name is None else answer.class_name
-        cost = f"{answer.executed_macs:,}"
-        cells.append([answer.source, name, f"{answer.probability:.3f}", str(answer.complexity), cost])
-    return aligned_table(cells)

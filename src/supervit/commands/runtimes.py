@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from supervit.comparison import Comparison
+    from supervit.runtimes import Availability
+
+
+_IMAGES, _CALIBRATION_IMAGES = 500, 256
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,10 @@ class Runtimes:
     """The data; its batch size is also that of the measurement."""
     split: Split = "val"
     """Part of the data."""
-    images: int = 500
-    """Random images that are classified, in memory."""
-    calibration_images: int = 256
-    """Other images, which int8 is calibrated on; 0 leaves int8 out."""
+    images: int | None = None
+    """Random images that are classified, in memory (default: 500, or two thirds of the data where these are too few)."""
+    calibration_images: int | None = None
+    """Other images, which int8 is calibrated on; 0 leaves int8 out (default: 256, or the rest of the data)."""
     complexities: Points = ()
     """Operating points, such as 8@0.5 14 (default: the cheapest and the dearest of the menu)."""
     max_loss: float = 0.2
@@ -58,7 +62,8 @@ class Runtimes:
         from supervit.pictures import check_plotting, picture_files
         from supervit.runtimes import available_runtimes, pick_device
 
-        if self.images < 1 or self.calibration_images < 0 or self.max_loss < 0:
+        images, calibration = self.images or 0, self.calibration_images or 0
+        if self.images == 0 or images < 0 or calibration < 0 or not self.max_loss >= 0:
             raise InputError(
                 f"images {self.images} must be at least 1, calibration_images {self.calibration_images} and max_loss "
                 f"{self.max_loss:g} at least 0"
@@ -70,50 +75,94 @@ class Runtimes:
         model = load(self.model)
         menu = list(model.config.space)
         points = parse_points(self.complexities, (menu[0], model.config.space.largest))
-        images, labels, calibration = self._draw(model.config)
+        drawn = self._draw(model.config)
         for found in available_runtimes(device.type):
             if found.obstacle:
                 print(f"not here: {found.name} {found.precision}, {found.obstacle}")
-        failures: dict[str, str] = {}
+        measured = _Measured(self._settings(drawn) | environment(device), self.out)
         rows = compare_runtimes(
-            model.to(device), images, labels, points,
-            calibration=calibration, device=str(device), threads=self.threads,
-            batch_size=min(self.data.batch_size, len(images)), repeats=self.repeats,
-            on_failure=lambda found, error: failures.update({f"{found.name} {found.precision}": reason_of(error)}),
+            model.to(device), drawn.images, drawn.labels, points,
+            calibration=drawn.calibration, device=str(device), threads=self.threads,
+            batch_size=min(self.data.batch_size, len(drawn.images)), repeats=self.repeats,
+            on_done=measured.note,
         )  # fmt: skip
-        for runtime, reason in failures.items():
+        for runtime, reason in measured.failures.items():
             print(f"failed: {runtime}, {reason}", file=sys.stderr)
-        print(
-            f"{len(images)} images; against eager float32, timed anew beside each runtime:\n\n{_table(rows, len(images))}",
-            end="",
-        )
+        count = len(drawn.images)
+        print(f"{count} images; against eager float32, timed anew beside each runtime:\n\n{_table(rows, count)}", end="")
         name, precision = best_runtime(rows, self.max_loss)
         print(f"\nthe fastest that loses at most {self.max_loss:g} points: {name} {precision}")
         if self.out is not None:
-            records = [asdict(row) | {"complexity": str(row.complexity)} for row in rows]
-            settings = ("split", "images", "calibration_images", "max_loss", "repeats", "seed")
-            report = {"model": self.model, "data": str(self.data.root or self.data.name), "batch_size": self.data.batch_size}
-            report |= {name: getattr(self, name) for name in settings} | environment(device)
-            report |= {"best": {"runtime": name, "precision": precision}, "rows": records, "failures": failures}
-            write_json(self.out / "runtimes.json", report)
+            measured.save(best={"runtime": name, "precision": precision})
             draw_runtimes(rows, picture_files(self.out, "runtimes"))
             print(f"wrote {self.out}")
 
-    def _draw(self, config: SuperViTConfig) -> "tuple[Tensor, Tensor, Tensor | None]":
-        """Images, their class indices, and other images to calibrate on, or None."""
+    def _draw(self, config: SuperViTConfig) -> "_Drawn":
+        """Images to classify, and others to calibrate on; where the data have too few for the defaults, what they have."""
         from supervit.data import draw_images
 
         loader = open_loader(self.data, self.split, config)
-        wanted = self.images + self.calibration_images
-        images, labels = draw_images(loader, wanted, self.seed)
+        asked = ((self.images, _IMAGES), (self.calibration_images, _CALIBRATION_IMAGES))
+        wanted = [default if given is None else given for given, default in asked]
+        images, labels = draw_images(loader, sum(wanted), self.seed)
         print_damaged(loader)
-        if len(images) < wanted:
+        count, calibration = self._share(len(images))
+        if [count, calibration] != wanted:
+            print(f"{len(images)} images are there: {count} are classified, {calibration} calibrate int8, not {wanted}")
+        return _Drawn(images[:count], labels[:count], images[count : count + calibration] if calibration else None)
+
+    def _share(self, there: int) -> tuple[int, int]:
+        """How many images to classify and to calibrate on."""
+        count, calibration = self.images, self.calibration_images
+        if count is None:
+            count = min(_IMAGES, max(there * 2 // 3, 1) if calibration is None else there - calibration)
+        if calibration is None:
+            calibration = min(_CALIBRATION_IMAGES, max(there - count, 0))
+        if count < 1 or count + calibration > there:
             raise InputError(
-                f"{len(images)} images are there, fewer than images {self.images} and calibration_images "
-                f"{self.calibration_images} together; ask for fewer"
+                f"{there} images are there, fewer than images {count} and calibration_images {calibration} together; "
+                "ask for fewer"
             )
-        calibration = images[self.images :] if self.calibration_images else None
-        return images[: self.images], labels[: self.images], calibration
+        return count, calibration
+
+    def _settings(self, drawn: "_Drawn") -> dict[str, Any]:
+        used = {"images": len(drawn.images), "calibration_images": 0 if drawn.calibration is None else len(drawn.calibration)}
+        settings = {name: getattr(self, name) for name in ("model", "split", "max_loss", "repeats", "seed")}
+        return settings | used | {"data": str(self.data.root or self.data.name), "batch_size": self.data.batch_size}
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Images (N, C, S, S), their class indices (N), and other images to calibrate on."""
+
+    images: "Tensor"
+    labels: "Tensor"
+    calibration: "Tensor | None"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known so far, in runtimes.json from the first runtime on: the others may take long, or be stopped."""
+
+    context: dict[str, Any]
+    out: Path | None
+    rows: "list[Comparison]" = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def note(self, found: "Availability", outcome: "list[Comparison] | Exception") -> None:
+        """Add a runtime's rows, or why it failed."""
+        if isinstance(outcome, Exception):
+            self.failures[f"{found.name} {found.precision}"] = reason_of(outcome)
+        else:
+            self.rows.extend(outcome)
+        self.save(best=None)
+
+    def save(self, best: dict[str, str] | None) -> None:
+        """Write all of it."""
+        if self.out is None:
+            return
+        records = [asdict(row) | {"complexity": str(row.complexity)} for row in self.rows]
+        write_json(self.out / "runtimes.json", self.context | {"best": best, "rows": records, "failures": self.failures})
 
 
 def _table(rows: "Sequence[Comparison]", images: int) -> str:
