@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -142,6 +143,49 @@ class Builder:
     package: str | None = None
     """An optional package that it needs."""
     is_stream: bool = False
+    add: Callable[[Path, dict[str, bytes]], None] | None = None
+    """Puts files, by name, among the held-out images."""
+    replace: Callable[[Path, bytes], None] | None = None
+    """Gives the first held-out image another content."""
+
+
+def _add_to_folder(root: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        write_file(root / "val" / name, content)
+        write_file(root / "val" / CLASSES[0] / name, content)
+
+
+def _replace_in_folder(root: Path, content: bytes) -> None:
+    (root / "val" / CLASSES[0] / "0.png").write_bytes(content)
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def _add_to_shard(root: Path, files: dict[str, bytes]) -> None:
+    members = _members(root / "val/000.tar")
+    first, *rest = members.items()
+    named = [(f"{folder}{name}", content) for folder in ("", "./", "sub/") for name, content in files.items()]
+    write_shard(root / "val/000.tar", [*named, first, *rest, *named])
+
+
+def _replace_in_shard(root: Path, content: bytes) -> None:
+    members = _members(root / "val/000.tar")
+    write_shard(root / "val/000.tar", (members | {next(iter(members)): content}).items())
+
+
+def _replace_in_rows(root: Path, content: bytes) -> None:
+    import datasets
+
+    rows = hugging_face_rows(COUNTS["val"])
+    images = [{"bytes": content, "path": None}]
+    images += [{"bytes": encode(noise(index)), "path": None} for index in range(1, COUNTS["val"])]
+    changed = datasets.Dataset.from_dict({"picture": images, "kind": rows["kind"]}, rows.features)
+    train = hugging_face_rows(COUNTS["train"])
+    shutil.rmtree(root)
+    datasets.DatasetDict({"train": train, "validation": changed}).save_to_disk(root)
 
 
 BUILDERS = {
@@ -149,7 +193,14 @@ BUILDERS = {
     "cifar100": Builder(_cifar100, frozenset({"root", "download"})),
     "digits": Builder(_digits, frozenset(), "sklearn.datasets"),
     "fashion_mnist": Builder(_fashion_mnist, frozenset({"root", "download"})),
-    "hugging_face": Builder(_hugging_face, frozenset({"root", "repository"}), "datasets"),
-    "image_folder": Builder(_image_folder, frozenset({"root", "class_list"})),
-    "webdataset": Builder(_webdataset, frozenset({"root", "class_list"}), "webdataset", is_stream=True),
+    "hugging_face": Builder(_hugging_face, frozenset({"root", "repository"}), "datasets", replace=_replace_in_rows),
+    "image_folder": Builder(_image_folder, frozenset({"root", "class_list"}), add=_add_to_folder, replace=_replace_in_folder),
+    "webdataset": Builder(
+        _webdataset,
+        frozenset({"root", "class_list", "image_member"}),
+        "webdataset",
+        is_stream=True,
+        add=_add_to_shard,
+        replace=_replace_in_shard,
+    ),
 }

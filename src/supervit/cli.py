@@ -15,7 +15,7 @@ import tyro
 from supervit import commands
 from supervit._version import __version__
 from supervit.commands._help import Option, help_of, list_of, options_of, usage_of
-from supervit.errors import InputError, SuperViTError, printable, unknown_name
+from supervit.errors import InputError, SuperViTError, naming_lost_workers, printable, unknown_name
 from supervit.progress import bars_shown
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _prepare_streams()
     try:
         try:
-            with bars_shown():
+            with bars_shown(), naming_lost_workers():
                 _run(arguments)
         finally:
             sys.stdout.flush()

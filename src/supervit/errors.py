@@ -1,7 +1,8 @@
 """Errors that a user can mend: one line that says the value, what is allowed and the fix."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _MOST_CHARACTERS = 600  # of a message: what came from a file may be a megabyte
 
@@ -46,3 +47,21 @@ def reason_of(error: BaseException) -> str:
         return type(error).__name__
     line = lines[-1] if lines[0].endswith(":") else lines[0]
     return printable(line if " " in line else f"{type(error).__name__}: {line}", 200)
+
+
+@contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """A block that reads images from worker processes, or uses them: PyTorch tells wherever the program is that one is gone.
+
+    Raises:
+        InputError: one was killed; instead of PyTorch's `RuntimeError`, says what to do.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that loads images was killed ({reason_of(error)}), mostly as memory ran out; use fewer workers (0 "
+            "loads without), a smaller batch_size, or more shared memory (/dev/shm; in docker --shm-size)"
+        ) from error

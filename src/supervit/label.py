@@ -12,11 +12,18 @@ import torch.nn.functional as F
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from supervit.checkpoints import read_state_dict
-from supervit.data import DamagedImage, InMode, read_image
-from supervit.errors import InputError, unknown_name
+from supervit.data import (
+    DamagedImage,
+    InMode,
+    Reading,
+    list_files,
+    list_folders,
+    read_image,
+    say_skipped,
+)
+from supervit.errors import InputError, naming_lost_workers, printable, unknown_name
 from supervit.files import make_directory
 from supervit.options import LabelConfig
 from supervit.progress import progress_bar
@@ -57,10 +64,11 @@ def label_folder(config: LabelConfig) -> Labelled:
     make_directory(config.out)
     device = pick_device(config.device)
     teacher.to(device)
-    images = _Images(folder, todo, _whole_image_transform(teacher))
+    reading = Reading(config.max_pixels, config.exif_orientation)
+    images = _Images(folder, todo, _whole_image_transform(teacher), reading)
     batches: DataLoader[Any] = DataLoader(images, config.batch_size, num_workers=config.workers, collate_fn=_collate)  # type: ignore[arg-type]
     damaged: list[str] = []
-    with progress_bar("label", len(todo), "image") as advance:
+    with naming_lost_workers(), progress_bar("label", len(todo), "image") as advance:
         for readable, pictures, unreadable in batches:
             if readable:
                 _write_maps(config, readable, position_logits(teacher, pictures.to(device)))
@@ -90,8 +98,12 @@ def list_images(folder: Path) -> tuple[list[str], list[str]]:
     """
     if not folder.is_dir():
         raise InputError(f"no folder {str(folder)!r}; expected ROOT/SPLIT/CLASS/*")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    paths = [path for name in classes for path in sorted((folder / name).rglob("*")) if path.suffix.lower() in IMG_EXTENSIONS]
+    classes, paths, skipped = list_folders(folder), [], []
+    for name in classes:
+        images, others = list_files(folder / name)
+        paths += sorted(images)
+        skipped += others
+    say_skipped(folder, skipped)
     if not paths:
         raise InputError(f"{str(folder)!r} holds no images in class folders; expected ROOT/SPLIT/CLASS/*")
     first: dict[Path, Path] = {}
@@ -108,6 +120,7 @@ class _Images:
     folder: Path
     names: list[str]
     transform: InMode
+    reading: Reading
 
     def __len__(self) -> int:
         return len(self.names)
@@ -115,7 +128,7 @@ class _Images:
     def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
         name = self.names[index]
         try:
-            return name, self.transform(read_image(self.folder / name))
+            return name, self.transform(read_image(self.folder / name, self.reading))
         except DamagedImage as error:
             return name, str(error)
 
@@ -123,7 +136,7 @@ class _Images:
 def _collate(pairs: list[tuple[str, Tensor | str]]) -> tuple[list[str], Tensor | None, list[str]]:
     """The names and the images (B, C, S, S) that can be read, and the names of the others with the reasons."""
     pictures = {name: picture for name, picture in pairs if isinstance(picture, Tensor)}
-    unreadable = [f"{name}: {reason}" for name, reason in pairs if isinstance(reason, str)]
+    unreadable = [printable(f"{name}: {reason}") for name, reason in pairs if isinstance(reason, str)]
     # Cost: stacked here, a worker process hands over one block of shared memory, not one for each image.
     return list(pictures), torch.stack(list(pictures.values())) if pictures else None, unreadable
 

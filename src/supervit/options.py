@@ -11,6 +11,7 @@ Teacher = Literal["own_grid", "larger_grid", "labels"]
 Confidence = Literal["probability", "margin", "entropy"]
 Answering = Literal["last", "mean"]
 
+MAX_PIXELS = 50_000_000  # of an image that is decoded
 SAFETY = 1.0  # standard errors that a chosen cascade must be above a target accuracy
 
 
@@ -40,8 +41,12 @@ class LabelConfig:
     """Processes that load images; 0 loads in the main process."""
     device: str = "auto"
     """Where the teacher runs: auto (the GPU if there is one), cpu or cuda."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of an image; larger ones are not read, JPEGs smaller."""
+    exif_orientation: bool = True
+    """Turn pictures as their EXIF data say; to be the same in training."""
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 1), ("top_k", 1), ("batch_size", 1), ("workers", 0)):
+        for name, least in (("size", 1), ("top_k", 1), ("batch_size", 1), ("workers", 0), ("max_pixels", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)} must be at least {least}")

@@ -1,6 +1,7 @@
 """Images in, answers out: the one object that runs a trained model at any operating point."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -15,7 +16,19 @@ from supervit.cascade import Cascade, Ladder
 from supervit.choose import Budget, choose
 from supervit.complexity import Complexity
 from supervit.cost_table import CostTable, Setup
-from supervit.data import DamagedImage, evaluation_transform, naming_damage, open_image, read_for_grid
+from supervit.data import (
+    MAX_PIXELS,
+    DamagedImage,
+    Reading,
+    check_size,
+    conversion,
+    decode,
+    evaluation_transform,
+    naming_damage,
+    open_image,
+    read_for_grid,
+    undecoded_jpeg,
+)
 from supervit.errors import InputError
 from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
@@ -57,11 +70,13 @@ class Prediction:
     """Multiply-accumulates that really ran."""
     top: tuple[Candidate, ...] = ()
     """The `top_k` most probable classes, the answer first."""
+    warning: str | None = None
+    """What was done to a picture that is not of the model's kind, such as CMYK, or colour for a grey model."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be read."""
+    """An image that could not be read, or for which the model gave no finite answer."""
 
     source: str
     """The file, or the number of the image in the call, from 0."""
@@ -77,8 +92,8 @@ class Predictor:
 
     Images may be:
 
-    - a path or the bytes of an image file, or a PIL image: brought to the model's channels and size as in evaluation, which,
-      as torchvision's and timm's, leaves the EXIF orientation aside;
+    - a path or the bytes of an image file, or a PIL image: turned as its EXIF data say and brought to the model's channels
+      and size as in evaluation;
     - a uint8 array (H, W) or (H, W, C), or a uint8 tensor (H, W) or (C, H, W), with C = 1 or 3: likewise;
     - a floating-point tensor (C, S, S) of the model's channels, normalised with `config.mean` and `config.std`: resized to
       the grid by the model, as in `SuperViT.forward`.
@@ -95,10 +110,12 @@ class Predictor:
         reduced_decoding: Whether pictures are brought to the pixels of a grid below the largest in one step, and JPEG files
             decoded no further than it needs (`read_for_grid`); pixels then differ slightly from those of evaluation.
         top_k: Classes that each answer names in `top`.
+        max_pixels: Most pixels of an image, checked before it is decoded (`supervit.data.Reading`).
+        exif_orientation: Whether pictures are turned as their EXIF data say.
 
     Raises:
-        InputError: batch_size or top_k under 1, an operating point that does not parse, or a model without classes or
-            neither grey nor RGB.
+        InputError: batch_size, top_k or max_pixels under 1, an operating point that does not parse, or a model without
+            classes or neither grey nor RGB.
     """
 
     def __init__(
@@ -108,7 +125,10 @@ class Predictor:
         batch_size: int = 16,
         reduced_decoding: bool = True,
         top_k: int = 1,
+        max_pixels: int = MAX_PIXELS,
+        exif_orientation: bool = True,
     ):
+        self.reading = Reading(max_pixels, exif_orientation)
         self.runtime = as_runtime(model)
         self.config = self.runtime.model_config
         if batch_size < 1 or top_k < 1:
@@ -150,12 +170,12 @@ class Predictor:
             complexity: Operating point or its text, such as `"8@0.5"`, or a ladder; default: that of the predictor.
 
         Raises:
-            InputError: an operating point that does not parse or that the runtime does not have, or something that is no
-                image: of another type, shape or number format. What is wrong with a file's content or a picture is no
-                error but a `Failure` in its place; the other images are answered.
+            InputError: an operating point that does not parse, that the runtime does not have or whose patches are more than
+                an image has pixels, or something that is no image: of another type, shape or number format. What is wrong
+                with a file's content or a picture is no error but a `Failure` in its place; the other images are answered.
         """
         point = self.complexity if complexity is None else self._point(complexity)
-        is_image = isinstance(images, _PICTURES) or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4)
+        is_image = isinstance(images, _PICTURES) or (isinstance(images, np.ndarray | Tensor) and not _is_batch(images))
         is_single = is_image or not isinstance(images, Iterable)
         return self._answers([images] if is_single else images, point)  # type: ignore[arg-type,list-item]
 
@@ -166,14 +186,21 @@ class Predictor:
             DamagedImage: it cannot be read.
             InputError: it is no image.
         """
-        return self._normalise(image, self.config.space.largest.grid_size)
+        return self._normalise(image, self.config.space.largest.grid_size).pixels
 
     def _point(self, complexity: AnyPoint) -> Complexity | Cascade:
-        if isinstance(complexity, Ladder):
-            if (complexity, self.batch_size) not in self._cascades:  # to make one takes a look at all weights
-                self._cascades[complexity, self.batch_size] = Cascade(self.runtime, complexity, self.batch_size)
-            return self._cascades[complexity, self.batch_size]
-        return Complexity.of(complexity)
+        rungs = complexity.rungs if isinstance(complexity, Ladder) else (Complexity.of(complexity),)
+        for rung in rungs:
+            if rung.grid_size > self.config.image_size:
+                raise InputError(
+                    f"{rung} has {rung.grid_size} patches a side, each of which needs a pixel of the image, which has "
+                    f"{self.config.image_size} a side; use a smaller grid"
+                )
+        if not isinstance(complexity, Ladder):
+            return rungs[0]
+        if (complexity, self.batch_size) not in self._cascades:  # to make one takes a look at all weights
+            self._cascades[complexity, self.batch_size] = Cascade(self.runtime, complexity, self.batch_size)
+        return self._cascades[complexity, self.batch_size]
 
     def _answers(self, images: Iterable[AnyImage], point: Complexity | Cascade) -> Iterator[Answer]:
         """A cascade gets the images as in evaluation, several batches at once: those that climb are to fill batches too."""
@@ -184,15 +211,18 @@ class Predictor:
         while batch := list(islice(numbered, together)):
             with one_thread():  # Cost: on several, small operations take longer than the work in them
                 seen = [self._read(number, image, grid_size) for number, image in batch]
-            classified = self._classify([pixels for _, pixels in seen if isinstance(pixels, Tensor)], point)
-            for source, pixels in seen:
-                if isinstance(pixels, str):
-                    yield Failure(source, pixels)
+            classified = self._classify([read.pixels for _, read in seen if isinstance(read, _Read)], point)
+            for source, read in seen:
+                if isinstance(read, str):
+                    yield Failure(source, read)
                     continue
                 top, rung, counted, executed = next(classified)
                 best = top[0]
+                if not math.isfinite(best.probability):
+                    yield Failure(source, "the model gives no finite answer for it; its weights may be damaged")
+                    continue
                 known = (best.class_index, best.class_name, best.probability)
-                yield Prediction(source, *known, rung, counted, executed, top=top)
+                yield Prediction(source, *known, rung, counted, executed, top, read.warning)
 
     def _classify(self, pixels: list[Tensor], point: Complexity | Cascade) -> "Iterator[_Classified]":
         """The best classes, operating point and its costs of images (C, side, side) that have the size to be run at."""
@@ -218,17 +248,17 @@ class Predictor:
     def _candidate(self, index: int, probability: float) -> "Candidate":
         return Candidate(index, self.config.class_names[index] if self.config.class_names else None, probability)
 
-    def _read(self, number: int, image: AnyImage, grid_size: int) -> tuple[str, Tensor | str]:
+    def _read(self, number: int, image: AnyImage, grid_size: int) -> "tuple[str, _Read | str]":
         """The source of an image, and its pixels that the model sees (C, side, side) or why there are none."""
         source = str(image) if isinstance(image, str | Path) else str(number)
         try:
-            pixels = self._normalise(image, grid_size)
+            read = self._normalise(image, grid_size)
         except DamagedImage as error:
             return source, str(error)
         side = self.config.patch_size * grid_size
-        return source, resize_images(pixels.unsqueeze(0), side, self.config.resize).squeeze(0)
+        return source, _Read(resize_images(read.pixels.unsqueeze(0), side, self.config.resize).squeeze(0), read.warning)
 
-    def _normalise(self, image: AnyImage, grid_size: int) -> Tensor:
+    def _normalise(self, image: AnyImage, grid_size: int) -> "_Read":
         """The image as in evaluation, or of its grid's size already.
 
         Raises:
@@ -236,52 +266,102 @@ class Predictor:
             InputError: it is no image.
         """
         if isinstance(image, Tensor) and image.is_floating_point():
-            return self._check_normalised(image, grid_size).detach().float().cpu()
+            return _Read(self._normalised(image, grid_size))
         if isinstance(image, str | Path | bytes):
-            with open_image(Path(image) if isinstance(image, str) else image) as opened:
-                return self._see(opened, grid_size)
-        picture = image if isinstance(image, Image.Image) else _picture(image)
-        with naming_damage():
-            picture.load()  # it is the caller's: not to be decoded at a reduced scale
-        return self._see(picture, grid_size)
+            seen = self._see_file(Path(image) if isinstance(image, str) else image, grid_size)
+            return seen if isinstance(seen, _Read) else self._see(seen, grid_size)
+        picture = image if isinstance(image, Image.Image) else _picture(image, self.reading)
+        check_size(picture, self.reading)
+        return self._see(decode(picture, self.reading), grid_size)  # the caller's: not to be decoded at a reduced scale
 
-    def _see(self, picture: Image.Image, grid_size: int) -> Tensor:
-        with naming_damage():
-            pixels = read_for_grid(picture, self.config, grid_size) if self.reduced_decoding else None
-            picture.load()
-        if not all(picture.size):
-            raise DamagedImage("it has no pixels")
-        return self._transform(picture) if pixels is None else pixels
+    def _see_file(self, file: Path | bytes, grid_size: int) -> "_Read | Image.Image":
+        """The pixels of a JPEG that is decoded no further than its grid needs, or else the decoded picture."""
+        with open_image(file, self.reading) as opened:
+            if self.reduced_decoding and undecoded_jpeg(opened):
+                warning = conversion(opened, self._transform.mode)
+                pixels = self._for_grid(opened, grid_size)
+                if pixels is not None:
+                    return _Read(pixels, warning)
+            return decode(opened, self.reading)
 
-    def _check_normalised(self, image: Tensor, grid_size: int) -> Tensor:
+    def _see(self, picture: Image.Image, grid_size: int) -> "_Read":
+        pixels = self._for_grid(picture, grid_size) if self.reduced_decoding else None
+        if pixels is None:
+            pixels = self._transform(picture)
+        return _Read(pixels, conversion(picture, self._transform.mode))
+
+    def _for_grid(self, picture: Image.Image, grid_size: int) -> Tensor | None:
+        with naming_damage():
+            return read_for_grid(picture, self.config, grid_size, self.reading.exif_orientation)
+
+    def _normalised(self, image: Tensor, grid_size: int) -> Tensor:
         channels = self.config.in_chans
+        _check_dense(image)
         if image.ndim != 3 or image.shape[0] != channels or image.shape[1] != image.shape[2] or image.shape[1] < grid_size:
             raise InputError(
                 f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, S, S) with S at least "
                 f"{grid_size}, a pixel for each patch; or give the picture itself as uint8"
             )
-        return image
+        _check_pixels(image.numel(), image, self.reading)
+        pixels = image.detach().float().cpu()
+        if not all(bound.isfinite() for bound in pixels.aminmax()):  # NaN is the least and the greatest of all
+            raise DamagedImage("pixels that are NaN or infinite")
+        return pixels
 
 
-def _picture(image: np.ndarray | Tensor) -> Image.Image:
+@dataclass(frozen=True)
+class _Read:
+    """Pixels (C, side, side) as the model gets them, and what was done to the picture, if it is worth a warning."""
+
+    pixels: Tensor
+    warning: str | None = None
+
+
+def _is_batch(images: np.ndarray | Tensor) -> bool:
+    return images.ndim > 3 and (isinstance(images, np.ndarray) or images.layout is torch.strided)
+
+
+def _check_dense(image: Tensor) -> None:
+    if image.layout is not torch.strided or image.is_meta or image.is_quantized:
+        raise InputError(
+            f"a tensor of type {_type_name(image)}, layout {image.layout} on {image.device} does not fit; expected a dense "
+            "one with data"
+        )
+
+
+def _check_pixels(count: int, image: np.ndarray | Tensor, reading: Reading) -> None:
+    if count > reading.max_pixels:  # one that is expanded takes no memory, but its copies do
+        raise DamagedImage(f"an image of shape {tuple(image.shape)}, more than max_pixels = {reading.max_pixels} allows")
+
+
+def _type_name(image: np.ndarray | Tensor) -> str:
+    return str(image.dtype).removeprefix("torch.")
+
+
+def _picture(image: np.ndarray | Tensor, reading: Reading) -> Image.Image:
     """An array (H, W[, C]) or a tensor ([C, ]H, W) of uint8 as a picture.
 
     Raises:
+        DamagedImage: more pixels than may be.
         InputError: another type, shape or number format.
     """
     if not isinstance(image, np.ndarray | Tensor):
         raise InputError(
             f"a {type(image).__name__} is no image; give a path, the bytes of a file, a PIL image, an array or a tensor"
         )
-    pixels = image.cpu().numpy() if isinstance(image, Tensor) else image
-    if isinstance(image, Tensor) and image.ndim == 3:
-        pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if pixels.dtype != np.uint8 or not pixels.size or not has_shape:
+    if isinstance(image, Tensor):
+        _check_dense(image)
+    axes = (1, 2, 0) if isinstance(image, Tensor) else (0, 1, 2)
+    height, width, channels = (image.shape[axis] for axis in axes) if image.ndim == 3 else (*image.shape, 0, 0, 1)[:3]
+    is_picture = image.ndim == 2 or (image.ndim == 3 and channels in (1, 3))
+    if _type_name(image) != "uint8" or not is_picture or not height * width:
         raise InputError(
-            f"an image of shape {tuple(image.shape)} and type {pixels.dtype} does not fit; expected uint8, as an array (H, W) "
-            "or (H, W, C) or a tensor (H, W) or (C, H, W) with C = 1 or 3, or a normalised floating-point tensor (C, S, S)"
+            f"an image of shape {tuple(image.shape)} and type {_type_name(image)} does not fit; expected uint8, as an array "
+            "(H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) with C = 1 or 3, or a normalised floating-point tensor "
+            "(C, S, S)"
         )
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    _check_pixels(height * width, image, reading)
+    pixels = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if image.ndim == 3:
+        pixels = pixels.transpose(axes)
+    return Image.fromarray(np.ascontiguousarray(pixels if channels == 3 else pixels.reshape(height, width)))

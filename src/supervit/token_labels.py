@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import create_transform
 from timm.data.auto_augment import AugmentOp, RandAugment
 from torch import Tensor
 from torchvision.ops import roi_align
 from torchvision.transforms.functional import hflip, resized_crop
 
+from supervit.augmentation import create_augmentation
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
 
@@ -220,7 +220,7 @@ class JointAugment:
     ):
         if auto_augment is not None and not auto_augment.startswith("rand"):
             raise InputError(f"auto_augment {auto_augment!r} does not tell its geometry; use None or such as rand-m9-mstd0.5")
-        crop_and_flip, policy, self.finish = create_transform(
+        crop_and_flip, policy, self.finish = create_augmentation(
             (model.in_chans, model.image_size, model.image_size), is_training=True, separate=True,
             scale=scale, ratio=ratio, hflip=hflip, color_jitter=None, auto_augment=auto_augment, interpolation=interpolation,
             mean=model.mean, std=model.std, re_prob=random_erasing, re_mode="pixel",

@@ -40,6 +40,16 @@ def test_pickles_are_never_loaded_whole():
                 assert "weights_only=True" in ast.unparse(node), path
 
 
+def test_image_files_are_opened_in_one_place():
+    callers = []
+    for path in [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]:
+        text = path.read_text()
+        calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        callers += [path.name for call in calls if call in ("Image.open", "PIL.Image.open", "default_loader", "pil_loader")]
+        assert "torchvision.datasets.folder" not in text  # whose loaders open any format
+    assert callers == ["_opening.py"]
+
+
 def test_six_files_explain_the_system_in_about_700_lines():
     names = ["complexity", "layers", "reducers/class_attention", "model", "backbones/deit", "objective"]
     assert sum((ROOT / "src/supervit" / f"{name}.py").read_text().count("\n") for name in names) < 1000

@@ -1,6 +1,10 @@
 """What every source of images must obey; runs over whatever files exist."""
 
+import contextlib
+import io
 import pickle
+import random
+import re
 import sys
 from dataclasses import replace
 
@@ -9,17 +13,19 @@ from PIL import Image
 
 import supervit.data
 from supervit import InputError
-from supervit.data import open_dataset
+from supervit.data import DataConfig, EpochLoader, open_dataset
 from supervit.data._sources import is_stream
 from supervit.plugins import load_plugin, plugin_names
 from tests.conftest import small_config
-from tests.data_sets import BUILDERS
+from tests.data_sets import BUILDERS, encode, noise
 
 SOURCES = plugin_names(supervit.data)
 IN_FOLDERS = [name for name, builder in BUILDERS.items() if "root" in builder.options]
 WITH_PACKAGES = [name for name, builder in BUILDERS.items() if builder.package]
 STREAMS = [name for name, builder in BUILDERS.items() if builder.is_stream]
 VALUES = {"root": "somewhere", "repository": "nobody/nothing", "class_list": "classes.txt", "download": True}
+VALUES |= {"image_member": "jpg"}
+REPLACEABLE = [name for name, builder in BUILDERS.items() if builder.replace is not None]
 
 
 @pytest.fixture(params=SOURCES)
@@ -121,3 +127,81 @@ def test_a_stream_is_shuffled_as_a_function_of_the_seed(config):
     orders = [[source.name_of(record) for record in source.records(0, 1, seed)] for seed in (None, 0, 0, 1)]
     assert orders[1] == orders[2]
     assert len({tuple(order) for order in orders}) == 3
+
+
+# --- odd, hidden and damaged files --------------------------------------------------------------------------------
+
+FILES = [name for name, builder in BUILDERS.items() if builder.add is not None]
+
+
+@pytest.mark.parametrize("config", FILES, indirect=True)
+@pytest.mark.parametrize("name", ["._0.jpg", ".DS_Store.png", ".hidden/0.png", "__MACOSX/0.png", ".ipynb_checkpoints/0.jpg"])
+def test_hidden_files_are_neither_images_nor_damaged_nor_classes(config, name):
+    before = open_split(config, "val")
+    BUILDERS[config.name].add(config.root, {name: b"not an image"})
+    after = open_split(config, "val")
+    assert (len(after), after.classes) == (len(before), before.classes)
+    loader = EpochLoader(open_dataset(config, "val", small_config()), 4, 0)
+    assert sum(len(labels) for _, labels in loader.epoch()) == len(before)
+    assert loader.damaged == {}
+
+
+@pytest.mark.parametrize("config", REPLACEABLE, indirect=True)
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "known format"),
+        (b"", "."),
+        (encode(noise(0))[:80], "."),
+        (encode(Image.new("RGB", (500, 500))), "500 x 500 pixels"),
+        (encode(Image.new("F", (30, 30)), "tiff"), "floating-point"),
+    ],
+)
+def test_what_no_image_can_be_made_of_is_skipped_and_named(config, content, reason):
+    config = replace(config, max_pixels=10_000)
+    BUILDERS[config.name].replace(config.root, content)
+    for augmentation in (None, DataConfig()):
+        dataset = open_dataset(config, "val", small_config(), augmentation)
+        seed = None if augmentation is None else 0
+        loader = EpochLoader(dataset, 4, 0, seed, max_damaged=0.5)
+        list(loader.epoch())
+        ((name, said),) = loader.damaged.items()
+        assert name in [dataset.source.name_of(record) for record in records(dataset.source)]
+        assert re.search(reason, said)
+
+
+@pytest.mark.parametrize("config", REPLACEABLE, indirect=True)
+@pytest.mark.parametrize(
+    "mode, form", [("LA", "tiff"), ("LAB", "tiff"), ("CMYK", "jpeg"), ("I;16", "png"), ("P", "gif"), ("L", "jpeg2000")]
+)
+def test_odd_images_are_read_by_grey_and_colour_models(config, mode, form):
+    BUILDERS[config.name].replace(config.root, encode(Image.new(mode, (40, 30)), form))
+    for channels in (1, 3):
+        loader = EpochLoader(open_dataset(config, "val", small_config(in_chans=channels)), 4, 0)
+        assert sum(len(labels) for _, labels in loader.epoch()) == len(loader.dataset)
+
+
+@pytest.mark.parametrize("config", REPLACEABLE, indirect=True)
+def test_pictures_are_turned_as_exif_says_unless_told_otherwise(config):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    noise(0, (40, 30)).save(stream, "png", exif=exif)
+    BUILDERS[config.name].replace(config.root, stream.getvalue())
+    for exif_orientation, size in ((True, (30, 40)), (False, (40, 30))):
+        source = open_split(replace(config, exif_orientation=exif_orientation), "val")
+        assert source.read(records(source)[0])[0].size == size
+
+
+@pytest.mark.parametrize("config", IN_FOLDERS, indirect=True)
+@pytest.mark.parametrize("damage", ["empty", "noise", "short", "zeros"])
+def test_damaged_files_of_a_data_set_are_answered_in_one_line(config, damage):
+    """Whatever file it is: a refusal, or images of which some are damaged."""
+    for path in sorted(file for file in config.root.rglob("*") if file.is_file()):
+        content = path.read_bytes()
+        made = {"empty": b"", "noise": random.Random(0).randbytes(700), "short": content[: len(content) // 2]}
+        path.write_bytes(made.get(damage, bytes(len(content))))
+        with contextlib.suppress(InputError):
+            loader = EpochLoader(open_dataset(config, "val", small_config()), 4, 0, max_damaged=1.0)
+            list(loader.epoch())
+        path.write_bytes(content)

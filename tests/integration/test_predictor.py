@@ -170,16 +170,6 @@ def test_grey_and_colour_are_converted_as_in_evaluation(in_chans, channels):
         assert isinstance(predictor(kind)[0], Prediction)
 
 
-def test_orientation_in_exif_is_left_aside_as_in_evaluation():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    turned = as_bytes(photograph(150, 90), "JPEG", exif=exif)
-    assert torch.equal(
-        seen_by_predictor(turned, small_config(), 4),
-        seen_by_predictor(as_bytes(photograph(150, 90), "JPEG"), small_config(), 4),
-    )
-
-
 def png_of_size(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -302,6 +292,119 @@ def test_what_is_no_image_is_refused(predictor, image, message):
         predictor([image])
     with pytest.raises(InputError, match=message):
         predictor(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(3, 28, 28).to_sparse(),
+        torch.zeros(1, 3, 28, 28).to_sparse(),
+        torch.zeros(3, 28, 28, device="meta"),
+        torch.zeros(2, 3, 28, 28, device="meta"),
+        torch.zeros(3, 28, 28, dtype=torch.uint8, device="meta"),
+        torch.zeros(3, 28, 28, dtype=torch.uint8).to_sparse(),
+        torch.zeros(3, 28, 28, dtype=torch.complex64),
+        torch.zeros(3, 28, 28, dtype=torch.complex64).conj(),
+        torch.zeros(3, 28, 28, dtype=torch.bool),
+        torch.quantize_per_tensor(torch.zeros(3, 28, 28), 1.0, 0, torch.quint8),
+        torch.tensor(1.0),
+        torch.tensor(1, dtype=torch.uint8),
+        torch.zeros(0, 28, 28, dtype=torch.uint8),
+        np.array(3, np.uint8),
+        np.zeros((28, 28, 3), object),
+        np.zeros((28, 28), [("a", "u1")]),
+        np.zeros((28, 28, 3, 2, 1), np.uint8),
+        np.zeros((28, 28), ">u2"),
+        np.zeros((28, 28), "U4"),
+        bytearray(b"x"),
+    ],
+    ids=lambda image: f"{type(image).__name__}-{getattr(image, 'dtype', '')}-{getattr(image, 'layout', '')}",
+)
+def test_odd_tensors_and_arrays_are_refused(predictor, image):
+    with pytest.raises(InputError):
+        predictor([image])
+    with pytest.raises(InputError):
+        predictor(image)
+
+
+def test_views_of_pictures_are_answered_as_their_copies(predictor):
+    array = np.asarray(photograph(50, 40))
+    assert not array.flags.writeable
+    for view in (array, array[::-1, ::-1], array[:, ::2], np.asfortranarray(array), np.ma.masked_array(array)):
+        assert predictor(view)[0] == predictor(np.array(view))[0]
+    assert isinstance(predictor(np.broadcast_to(np.uint8(0), (10**5, 10**5)))[0], Failure)
+    assert isinstance(predictor(torch.zeros(()).expand(3, 10**5, 10**5))[0], Failure)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_pixels_that_are_not_finite_fail_in_their_place(predictor, value, dtype):
+    good, bad = torch.zeros(3, 28, 28, dtype=dtype), torch.zeros(3, 40, 40, dtype=dtype)
+    bad[0, 1, 2] = value if dtype == torch.float64 or value != 1e300 else float("inf")
+    first, failure, last = predictor([good, bad, good])
+    assert failure == Failure("1", "pixels that are NaN or infinite")
+    assert first.class_index == last.class_index
+
+
+@pytest.mark.parametrize("way", ["7", "4@0.5", Ladder((Complexity(4), Complexity(7)), (0.5,))], ids=str)
+def test_an_answer_that_is_not_finite_is_a_failure(way):
+    model = SuperViT(small_config()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    try:
+        answers = Predictor(model)([photograph(40, 40)] * 2, way)
+    except InputError:
+        return  # refused before
+    for answer in answers:
+        assert isinstance(answer, Failure)
+        assert "no finite answer" in answer.reason
+
+
+@pytest.mark.parametrize("grid_size", [29, 99999])
+def test_more_patches_than_pixels_are_refused_before_anything_is_made(predictor, grid_size):
+    for point in (str(grid_size), Complexity(grid_size, 0.5), Ladder((Complexity(4), Complexity(grid_size)), (0.5,))):
+        with pytest.raises(InputError, match=rf"{grid_size} patches a side, each of which needs a pixel"):
+            predictor(photograph(40, 40), point)
+        with pytest.raises(InputError, match="needs a pixel"):
+            Predictor(predictor.runtime.model, point)
+
+
+def test_a_picture_that_is_not_of_the_models_kind_gets_a_warning(predictor, tmp_path, capsys):
+    colour, grey = photograph(40, 40), photograph(40, 40, channels=1)
+    kinds = [colour, grey, colour.convert("CMYK"), colour.convert("RGBA"), as_bytes(colour.convert("CMYK"), "JPEG")]
+    warnings = [answer.warning for answer in predictor(kinds, "4")]
+    assert warnings[0] is None
+    assert warnings[1:] == [
+        "a picture in grey is seen as RGB",
+        "a picture in CMYK is seen as RGB",
+        "the transparency of a picture in RGB is dropped",
+        "a picture in CMYK is seen as RGB",
+    ]
+    assert Predictor(SuperViT(small_config(in_chans=1)))(colour)[0].warning == "a picture in RGB is seen as grey"
+    predictor.runtime.model.save(tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        colour.convert("CMYK").save(tmp_path / f"in/{number}.jpg")
+    Predict(str(tmp_path / "model"), (tmp_path / "in",), "4", form="json").run()
+    printed, said = capsys.readouterr()
+    assert said == f"2 of 2 images: a picture in CMYK is seen as RGB, such as {tmp_path / 'in/0.jpg'}\n"
+    assert json.loads(printed.splitlines()[0])["warning"] == "a picture in CMYK is seen as RGB"
+
+
+def test_the_command_names_what_it_skips_and_passes_over_hidden_files(predictor, tmp_path, capsys, caplog):
+    predictor.runtime.model.save(tmp_path / "model")
+    names = ["a.png", "b.HEIC", "c.heic", "d.jp2", "notes.txt", "._a.png", ".hidden/e.png", "__MACOSX/f.png"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(as_bytes(photograph(40, 50), "JPEG2000" if name == "d.jp2" else "PNG"))
+    Predict(str(tmp_path / "model"), (tmp_path / "in",), "4", form="json").run()
+    sources = [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()]
+    assert sources == [str(tmp_path / "in" / name) for name in ("a.png", "d.jp2")]
+    (record,) = caplog.records
+    assert "skipped 3 files" in record.message
+    assert "2 .heic, 1 .txt" in record.message
+    assert "'b.HEIC'" in record.message
 
 
 def test_the_default_is_the_dearest_point_that_the_runtime_has():

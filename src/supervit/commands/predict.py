@@ -10,7 +10,8 @@ import tyro
 from supervit.commands._answers import Form, printed
 from supervit.commands._opening import Points, RunOptions, parse_points
 from supervit.complexity import Complexity
-from supervit.errors import InputError
+from supervit.data import MAX_PIXELS
+from supervit.errors import InputError, printable
 from supervit.files import make_directory
 from supervit.pictures import check_plotting
 from supervit.progress import track
@@ -39,6 +40,10 @@ class Predict:
     """Images per batch."""
     reduced_decoding: bool = True
     """Whether images for grids below the largest are read in one step, JPEGs decoded no further than the grid needs."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of an image, checked before it is decoded; larger ones fail, JPEGs are decoded smaller."""
+    exif_orientation: bool = True
+    """Turn pictures as their EXIF data say."""
     draw: Path | None = None
     """Folder for a picture of each image with what operating points drop of it: png, svg and pdf."""
     draw_complexities: Points = ()
@@ -58,18 +63,24 @@ class Predict:
         if self.complexity is not None and self.ladder is not None:
             raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
         chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
-        predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, self.reduced_decoding, top_k=self.top_k)
+        how = (self.reduced_decoding, self.top_k, self.max_pixels, self.exif_orientation)
+        predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, *how)
         drawn = self._points_to_draw(predictor)
         images, failures = self._list_images(), 0
         answers = predictor.stream(images)
         if self.form == "table" or not sys.stdout.isatty():  # a bar and lines on the same terminal spoil each other
             answers = track(answers, "predict", len(images), "image")
-        readable = []
+        readable: list[Path] = []
+        warned: dict[str, list[str]] = {}
         for image, answer in zip(images, printed(answers, self.form), strict=True):
             if isinstance(answer, Failure):
                 failures += 1
             else:
                 readable.append(image)
+                if answer.warning is not None:
+                    warned.setdefault(answer.warning, []).append(answer.source)
+        for warning, sources in warned.items():
+            print(printable(f"{len(sources)} of {len(images)} images: {warning}, such as {sources[0]}"), file=sys.stderr)
         if self.draw is not None:
             draw_images(predictor, readable, drawn, self.draw)
         if failures:
@@ -93,17 +104,18 @@ class Predict:
 
     def _list_images(self) -> list[Path]:
         """The files, and those in the folders and below that have the name of an image, in alphabetical order."""
-        from supervit.data import IMAGE_SUFFIXES
+        from supervit.data import IMAGE_SUFFIXES, list_files, say_skipped
 
         found = []
         for path in self.images:
             if not path.is_dir():
                 found.append(path)
                 continue
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            inside, others = list_files(path)
+            say_skipped(path, others)
             if not inside:
                 raise InputError(f"{str(path)!r} holds no images (*{', *'.join(IMAGE_SUFFIXES[:3])}, ...); name another folder")
-            found += inside
+            found += sorted(inside)
         if not found:
             raise InputError("no images; name at least one file or folder")
         return found

@@ -8,24 +8,43 @@ from typing import TYPE_CHECKING
 
 from supervit._lazy import lazy
 from supervit.data._config import DataConfig, SourceConfig, Split
+from supervit.data._reading import Reading
+from supervit.options import MAX_PIXELS
 
 if TYPE_CHECKING:
     from supervit.data._dataset import evaluation_transform, open_dataset
     from supervit.data._for_grid import read_for_grid
-    from supervit.data._images import IMAGE_SUFFIXES, DamagedImage, InMode, naming_damage, open_image, read_image
+    from supervit.data._images import InMode, conversion
+    from supervit.data._listing import list_files, list_folders, say_skipped
     from supervit.data._loader import EpochLoader, draw_images
+    from supervit.data._opening import (
+        IMAGE_SUFFIXES,
+        DamagedImage,
+        check_size,
+        decode,
+        naming_damage,
+        open_image,
+        read_image,
+        undecoded_jpeg,
+    )
     from supervit.data._sources import ImageDataset, Source, Stream, is_stream, mix_seed, seed_everything
 else:
     __getattr__, __dir__ = lazy(__name__, {
         "_dataset": ("evaluation_transform", "open_dataset"),
         "_for_grid": ("read_for_grid",),
-        "_images": ("IMAGE_SUFFIXES", "DamagedImage", "InMode", "naming_damage", "open_image", "read_image"),
+        "_images": ("InMode", "conversion"),
+        "_listing": ("list_files", "list_folders", "say_skipped"),
         "_loader": ("EpochLoader", "draw_images"),
+        "_opening": (
+            "IMAGE_SUFFIXES", "DamagedImage", "check_size", "decode", "naming_damage", "open_image", "read_image",
+            "undecoded_jpeg",
+        ),
         "_sources": ("ImageDataset", "Source", "Stream", "is_stream", "mix_seed", "seed_everything"),
     })  # fmt: skip
 
 __all__ = [
-    "IMAGE_SUFFIXES", "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Source", "SourceConfig", "Split",
-    "Stream", "draw_images", "evaluation_transform", "is_stream", "mix_seed", "naming_damage", "open_dataset", "open_image",
-    "read_for_grid", "read_image", "seed_everything",
+    "IMAGE_SUFFIXES", "MAX_PIXELS", "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Reading", "Source",
+    "SourceConfig", "Split", "Stream", "check_size", "conversion", "decode", "draw_images", "evaluation_transform",
+    "is_stream", "list_files", "list_folders", "mix_seed", "naming_damage", "open_dataset", "open_image", "read_for_grid",
+    "read_image", "say_skipped", "seed_everything", "undecoded_jpeg",
 ]  # fmt: skip

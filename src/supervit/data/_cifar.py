@@ -14,11 +14,11 @@ def open_cifar(dataset: type[CIFAR10], config: SourceConfig, split: Split) -> Ar
     Raises:
         InputError: no root, the data not there, not as published (torchvision checks their digests) or not to be fetched.
     """
-    config.refuse("class_list", "repository")
+    config.refuse("class_list", "repository", "image_member")
     root = config.folder(f"with {dataset.base_folder}/")
     try:
         found = dataset(root, train=split == "train", download=config.download)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # torchvision unpickles, but only what has the published digest
         reason = " ".join(str(error).split()).partition(". You can")[0]
         raise InputError(
             f"no {config.name} in {str(root)!r} ({reason}); unpack {dataset.filename} there, or fetch it with --data.download"

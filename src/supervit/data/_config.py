@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from supervit.data._reading import Reading
 from supervit.errors import InputError
+from supervit.options import MAX_PIXELS
 
 Split = Literal["train", "val"]
 
@@ -31,11 +33,25 @@ class SourceConfig:
     max_damaged: float = 0.01
     """Share of the images that may be unreadable: up to it they are skipped, counted and named, beyond it the work stops."""
 
+    image_member: str | None = None
+    """Suffix of the members that are the images, such as jpg, where samples have several (webdataset)."""
+    max_pixels: int = MAX_PIXELS
+    """Most pixels of an image, checked before it is decoded; larger ones count as damaged. JPEGs are decoded smaller instead,
+    and pixels of formats that take more memory count more often: WebP twice, JPEG 2000 three times, TIFF and AVIF 1.5 times."""
+    exif_orientation: bool = True
+    """Turn pictures as their EXIF data say."""
+
     def __post_init__(self) -> None:
+        Reading(self.max_pixels)
         if self.batch_size < 1 or self.workers < 0:
             raise InputError(f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0")
         if not 0 <= self.max_damaged <= 1:
             raise InputError(f"max_damaged {self.max_damaged} is not in [0, 1]")
+
+    @property
+    def reading(self) -> Reading:
+        """How the images are read."""
+        return Reading(self.max_pixels, self.exif_orientation)
 
     def folder(self, layout: str) -> Path:
         """The folder of the data, for sources that need one.

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from timm.data import create_transform
-
 import supervit.data
+from supervit.augmentation import create_augmentation
 from supervit.config import SuperViTConfig
 from supervit.data._config import DataConfig, SourceConfig, Split
 from supervit.data._images import InMode
@@ -44,7 +43,7 @@ def evaluation_transform(model: SuperViTConfig) -> InMode:
     Raises:
         InputError: a model that is neither grey nor RGB.
     """
-    transform = create_transform(**_input_format(model), is_training=False, crop_pct=model.crop_pct)
+    transform = create_augmentation(**_input_format(model), is_training=False, crop_pct=model.crop_pct)
     return InMode(_mode(model), transform, crops_centre=True)
 
 
@@ -61,7 +60,7 @@ def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode
     if augmentation.token_labels is not None:
         return InMode(_mode(model), JointAugment(model, random_erasing=augmentation.random_erasing, **options))
     options = _input_format(model) | options | {"re_prob": augmentation.random_erasing, "re_mode": "pixel"}
-    return InMode(_mode(model), create_transform(**options, is_training=True, color_jitter=None))
+    return InMode(_mode(model), create_augmentation(**options, is_training=True, color_jitter=None))
 
 
 def _mode(model: SuperViTConfig) -> str:

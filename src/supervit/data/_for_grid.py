@@ -20,12 +20,16 @@ from torch import Tensor
 
 from supervit.config import Interpolation, Resize, SuperViTConfig
 from supervit.data._images import LONGEST
+from supervit.data._opening import decode, orientation_of, undecoded_jpeg
+from supervit.data._reading import Reading
 
 _BLOCK = 8  # pixels per side of a block of coefficients
 _SCALES = (1, 2, 4)  # eighths; Cost: those between lack vector code in libjpeg-turbo and take longer than the whole image
 _BANDS = 8  # per axis; Cost: fewer multiply more zeros, more are more calls
 _LONGEST_WHOLE = 2048  # pixels; Cost: the matrix of a longer axis that is not reduced takes longer to make than it saves
 _MODES = {1: "L", 3: "RGB"}
+# Turns as EXIF counts them: from the file to the upright picture the axes change places, then some are mirrored.
+_SWAPS_AXES, _MIRRORS_COLUMNS, _MIRRORS_ROWS = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class _Steps:
     side: int  # of the grid
     interpolation: Interpolation
     resize: Resize
+    mirrored: bool = False  # in the file, whose blocks then begin at the other end
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,7 @@ class _Axis:
     """For some pixels of the grid at a time: which of the window count, and the weights (pixels of the grid, of the slice)."""
 
 
-def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) -> Tensor | None:
+def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int, exif_orientation: bool = True) -> Tensor | None:
     """The pixels that a model sees at a grid size (C, side, side), normalised, without the steps between.
 
     Between two steps evaluation rounds to 8 bits; this does not: on photographs a difference of 0.2 of 255 levels in the mean.
@@ -63,6 +68,7 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) ->
         image: Any image; as `Image.open` left it, it is decoded here unless None comes back.
         config: Preprocessing and grids of the model; in_chans 1 or 3.
         grid_size: Patch tokens per image side.
+        exif_orientation: Whether the picture is turned as its EXIF data say.
 
     Returns:
         None where evaluation's own way is the better one: the grid is not smaller than the largest; the image is neither grey
@@ -74,16 +80,23 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int) ->
     if not is_suitable or side >= config.image_size or config.interpolation == "nearest":
         return None
     resized, scale = math.floor(config.image_size / config.crop_pct), _BLOCK
-    if image.format in ("JPEG", "MPO") and getattr(image, "tile", None):  # a file's tiles are what is still to be decoded
+    turn = 1
+    if undecoded_jpeg(image):
+        turn = orientation_of(image) if exif_orientation else 1
         needed = resized * side / config.image_size if config.resize == "antialias" else resized
         scale = next((scale for scale in _SCALES if short * scale >= needed * _BLOCK), _BLOCK)
     if scale == _BLOCK and max(image.size) > _LONGEST_WHOLE:
         return None
+    if not undecoded_jpeg(image):
+        image = decode(image, Reading(exif_orientation=exif_orientation))
+    lengths = image.size[::-1] if turn in _SWAPS_AXES else image.size
+    is_mirrored = (scale < _BLOCK and turn in _MIRRORS_COLUMNS, scale < _BLOCK and turn in _MIRRORS_ROWS)
+    steps = (config.image_size, side, config.interpolation, config.resize)
     columns, rows = (
-        _axis(_Steps(length, scale, resized * length // short, config.image_size, side, config.interpolation, config.resize))
-        for length in image.size
+        _axis(_Steps(length, scale, resized * length // short, *steps, mirrored))
+        for length, mirrored in zip(lengths, is_mirrored, strict=True)
     )
-    pixels = _decode(image, scale, _MODES[config.in_chans])[rows.window, columns.window]
+    pixels = _upright(_decode(image, scale, _MODES[config.in_chans]), turn)[rows.window, columns.window]
     lines = torch.cat([weights @ _in_lines(pixels[part]) for part, weights in rows.bands])
     planes = lines.view(side, -1, config.in_chans).permute(2, 0, 1).contiguous()
     seen = torch.cat([planes[:, :, part] @ weights.T for part, weights in columns.bands], dim=2).clamp_(0, 255)
@@ -105,6 +118,12 @@ def _decode(image: Image.Image, scale: int, mode: str) -> np.ndarray:
     return np.asarray(image if image.mode == mode else image.convert(mode)).reshape(height, width, -1)
 
 
+def _upright(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """A view of the pixels (H, W, C) of a file as the upright picture has them."""
+    upright = pixels.transpose(1, 0, 2) if turn in _SWAPS_AXES else pixels
+    return upright[:: -1 if turn in _MIRRORS_ROWS else 1, :: -1 if turn in _MIRRORS_COLUMNS else 1]
+
+
 def _reduced(length: int, scale: int) -> int:
     return math.ceil(length * scale / _BLOCK)
 
@@ -112,7 +131,9 @@ def _reduced(length: int, scale: int) -> int:
 @lru_cache(maxsize=256)  # of some 100 kB each
 def _axis(steps: _Steps) -> _Axis:
     """The steps of evaluation, done to what each pixel of the reduced image stands for."""
-    lines = _expand(steps.length, steps.scale)[None, None]  # an image that shows every reduced pixel in a column of its own
+    expanded = _expand(steps.length, steps.scale)
+    # An image that shows every reduced pixel in a column of its own.
+    lines = (expanded.flip(0, 1) if steps.mirrored else expanded)[None, None]
     count = lines.shape[-1]
     lines = F.interpolate(lines, size=(steps.resized, count), mode=steps.interpolation, antialias=True)
     first = round((steps.resized - steps.cropped) / 2)

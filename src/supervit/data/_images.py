@@ -1,61 +1,23 @@
-"""From a file to a tensor: decoding that tells damage from mistakes, evaluation and training transforms."""
+"""From an image to a tensor: evaluation and training transforms."""
 
-import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from numpy.typing import NDArray
+from PIL import Image
 
-from supervit.errors import InputError
+from supervit.data._opening import DamagedImage, naming_damage
 
-IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2")
 LONGEST = 4  # times the short side: a centre crop never looks further
-
-
-class DamagedImage(InputError):
-    """One image cannot be read; a run skips it and counts it."""
-
-
-@contextmanager
-def naming_damage() -> Iterator[None]:
-    """A block in which Pillow reads an image.
-
-    Raises:
-        DamagedImage: instead of whatever the block raises; says why the image cannot be read.
-    """
-    try:
-        yield
-    except UnidentifiedImageError as error:  # whose text names a file object
-        raise DamagedImage("not an image of a known format") from error
-    # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
-    except Exception as error:
-        raise DamagedImage(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def open_image(file: Path | bytes) -> Image.Image:
-    """The image of a file, or of a file's bytes, not decoded yet; a context that closes the file.
-
-    Raises:
-        DamagedImage: missing, unreadable, larger than Pillow takes, or not an image; says why.
-    """
-    with naming_damage():
-        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-
-
-def read_image(file: Path | bytes) -> Image.Image:
-    """The decoded image (of an animation its first frame) of a file, or of a file's bytes.
-
-    Raises:
-        DamagedImage: missing, unreadable, truncated, larger than Pillow takes, or not an image; says why.
-    """
-    with open_image(file) as image, naming_damage():
-        image.load()
-        return image
+_ON_THE_WAY = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}  # Pillow goes on from there alone
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_DEPTHS = (8, 12, 16, 24, 31)  # bits
+_SCALED = ("PPM", "JPEG2000")  # Pillow scales their grey to 16 bits, whatever the file has
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF
+_UNSIGNED = 1
+_BAND = 2**20  # pixels at a time
 
 
 @dataclass(frozen=True)
@@ -74,17 +36,99 @@ class InMode:
     crops_centre: bool = False
 
     def __call__(self, image: Image.Image) -> Any:
-        image = _to_8_bits(image).convert(self.mode)
-        return self.transform(_cut_ends(image) if self.crops_centre else image)
+        """What the transform makes of the image.
+
+        Raises:
+            DamagedImage: the image cannot be brought to the mode.
+        """
+        return self.transform(self.prepare(image))
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        """The image in the mode, which the transform is given.
+
+        Raises:
+            DamagedImage: the image cannot be brought to it.
+        """
+        image = to_mode(image, self.mode)
+        return _cut_ends(image) if self.crops_centre else image
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The decoded image in mode L or RGB: grey of more than 8 bits is scaled, alpha is dropped.
+
+    Raises:
+        DamagedImage: floating-point pixels, no pixels at all, or a mode that Pillow does not convert.
+    """
+    with naming_damage():
+        if not all(image.size):
+            raise DamagedImage("it has no pixels")
+        if image.mode == "F":
+            raise DamagedImage("floating-point pixels have no known range; save it with 8 or 16 bits a channel")
+        if image.mode.startswith("I"):
+            image = _to_8_bits(image)
+        if image.mode in _ON_THE_WAY:
+            image = image.convert(_ON_THE_WAY[image.mode])
+        return image if image.mode == mode else image.convert(mode)
+
+
+def conversion(image: Image.Image, mode: str) -> str | None:
+    """What a picture loses or gains on its way to mode L or RGB, in words; None where it is of that kind."""
+    kinds = {"L": "grey", "1": "grey", "LA": "grey", "La": "grey", "P": "RGB", "PA": "RGB", "RGBA": "RGB", "RGBa": "RGB"}
+    kind = "grey" if image.mode.startswith("I") else kinds.get(image.mode, image.mode)
+    expected = kinds.get(mode, mode)
+    is_transparent = image.mode in _WITH_ALPHA or "transparency" in image.info
+    if kind == expected:
+        return f"the transparency of a picture in {kind} is dropped" if is_transparent else None
+    return f"a picture in {kind} is seen as {expected}{', without its transparency' if is_transparent else ''}"
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel; Pillow's own conversion of 16-bit images clips instead of scaling."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise DamagedImage("floating-point pixels have no known range; save it with 8 or 16 bits a channel")
-    return image
+    """The image, grey with 16 or 32 bits, with 8: white is what the file says, else the depth that all pixels fit.
+
+    Few files say which of their 16 or 32 bits are used, and a camera's 12 would come out nearly black: so white is the
+    largest number of 8, 12, 16, 24 or 31 bits, the first that no pixel exceeds. Negative pixels become black. A band of the
+    image at a time: copies of the whole image with 64 bits a pixel would take gigabytes.
+    """
+    is_unsigned = image.mode == "I" and _is_unsigned(image)
+    white = max(_white(image, is_unsigned), 1)
+    grey = np.empty((image.height, image.width), np.uint8)
+    for place, pixels in _parts(image, is_unsigned):
+        grey[place] = pixels.astype(np.int64).clip(0, white) * 255 // white
+    return Image.fromarray(grey)
+
+
+def _parts(image: Image.Image, is_unsigned: bool) -> Iterator[tuple[tuple[slice, slice], NDArray[Any]]]:
+    """Pairs of a place in the image and its pixels there, so that no other copy of all of them is made."""
+    width, height = image.size
+    lines = max(_BAND // width, 1)
+    for top in range(0, height, lines):
+        for left in range(0, width, _BAND):
+            right, bottom = min(left + _BAND, width), min(top + lines, height)
+            pixels: NDArray[Any] = np.asarray(image.crop((left, top, right, bottom)))
+            yield (slice(top, bottom), slice(left, right)), pixels.view(np.uint32) if is_unsigned else pixels
+
+
+def _is_unsigned(image: Image.Image) -> bool:
+    """Whether Pillow, which has signed numbers alone, holds 32 bits without a sign."""
+    return _told(image, _BITS_PER_SAMPLE) == 32 and _told(image, _SAMPLE_FORMAT) in (None, _UNSIGNED)
+
+
+def _told(image: Image.Image, tag: int) -> int | None:
+    """The first number of a tag of a TIFF file."""
+    value = getattr(image, "tag_v2", {}).get(tag)
+    first = value[0] if isinstance(value, tuple) and value else value
+    return int(first) if isinstance(first, int | float) else None
+
+
+def _white(image: Image.Image, is_unsigned: bool) -> int:
+    """The value that stands for white."""
+    if image.format in _SCALED:
+        return 65535
+    top = max(int(pixels.max()) for _, pixels in _parts(image, is_unsigned))
+    largest, bits = _told(image, _MAX_SAMPLE_VALUE), _told(image, _BITS_PER_SAMPLE)
+    told = [largest or 0, 2**bits - 1 if bits is not None and 0 < bits < 16 else 0]
+    by_depth = (2**bits - 1 for bits in (*_DEPTHS, 32))
+    return next(white for white in (*told, *by_depth) if white >= max(top, 1))
 
 
 def _cut_ends(image: Image.Image) -> Image.Image:

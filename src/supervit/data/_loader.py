@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from supervit.data._images import DamagedImage
+from supervit.data._opening import DamagedImage
 from supervit.data._sources import ImageDataset, Limited, is_stream, mix_seed
 from supervit.distributed import World
-from supervit.errors import InputError
+from supervit.errors import InputError, naming_lost_workers, printable
 from supervit.progress import track
 
 Damage = dict[str, str]  # names of damaged images, and what is the matter with them
@@ -75,7 +75,8 @@ class EpochLoader:
         """The batches of one epoch, from `first_batch` on.
 
         Raises:
-            InputError: more than `max_damaged` of the images are damaged, or all of a training batch.
+            InputError: more than `max_damaged` of the images are damaged, or all of a training batch; a transform fails; or a
+                process that loads is lost.
         """
         parts: Any
         if is_stream(self.dataset.source):
@@ -86,13 +87,14 @@ class EpochLoader:
             **parts, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
         )
         is_shown = self.seed is None  # training has a bar of its own
-        for loaded in track(loader, "images", len(self) - first_batch, "batch") if is_shown else loader:
-            if isinstance(loaded, InputError):
-                raise loaded
-            batch, damage = loaded
-            self.note(damage)
-            if batch is not None:
-                yield batch
+        with naming_lost_workers():
+            for loaded in track(loader, "images", len(self) - first_batch, "batch") if is_shown else loader:
+                if isinstance(loaded, InputError):
+                    raise loaded
+                batch, damage = loaded
+                self.note(damage)
+                if batch is not None:
+                    yield batch
 
     def _batches(self, epoch: int, first_batch: int) -> Iterator[_Batch]:
         """The (image, seed of its augmentation) of each batch of this process."""
@@ -198,7 +200,7 @@ def _load(dataset: ImageDataset, batch: _Batch) -> _Loaded:
             samples.append(dataset.load(record, seed))
             good.append(record)
         except DamagedImage as error:
-            damage[dataset.source.name_of(record)] = str(error)
+            damage[printable(dataset.source.name_of(record))] = str(error)
             lost.append(seed)
     is_training = batch[0][1] is not None
     if not good:

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from supervit.errors import InputError
+from supervit.augmentation import failed_step
+from supervit.errors import InputError, reason_of
 from supervit.token_labels import TokenLabels, label_map_path, read_label_map
 
 
@@ -82,16 +83,32 @@ class ImageDataset:
         return self.load(index)
 
     def load(self, record: Any, seed: int | None = None) -> Any:
-        """(Image, class index) of a record, and its token labels, if any; augmented as a function of the seed, if any."""
+        """(Image, class index) of a record, and its token labels, if any; augmented as a function of the seed, if any.
+
+        Raises:
+            DamagedImage: the image cannot be read.
+            InputError: a transform fails on it; names both.
+        """
         if seed is not None:
             seed_everything(seed)
         image, label = self.source.read(record)
         if self.token_labels is None:
-            return self.transform(image), label
+            return self._transformed(image, record), label
         path = label_map_path(self.token_labels, self.source.name_of(record))
         label_map = read_label_map(path, len(self.classes))
-        picture, *geometry = self.transform(image)
+        picture, *geometry = self._transformed(image, record)
         return picture, label, TokenLabels(*label_map, *geometry)
+
+    def _transformed(self, image: Image.Image, record: Any) -> Any:
+        try:
+            return self.transform(image)
+        except InputError:
+            raise
+        except Exception as error:  # of a transform of any library
+            raise InputError(
+                f"the transform {failed_step(error.__traceback__)} fails on the image {self.source.name_of(record)!r} "
+                f"({reason_of(error)}); leave it out of the augmentation (auto_augment), or remove the image"
+            ) from error
 
 
 @dataclass(frozen=True)

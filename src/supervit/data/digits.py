@@ -18,7 +18,7 @@ def open_split(config: SourceConfig, split: Split) -> ArrayImages:
     Raises:
         InputError: an option that the digits have no use for, or no scikit-learn.
     """
-    config.refuse("root", "class_list", "repository", "download")
+    config.refuse("root", "class_list", "repository", "download", "image_member")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

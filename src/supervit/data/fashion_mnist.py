@@ -14,9 +14,10 @@ from torchvision.datasets import FashionMNIST
 
 from supervit.data import SourceConfig, Split
 from supervit.data._arrays import ArrayImages
-from supervit.errors import InputError
+from supervit.errors import InputError, reason_of
 
 _FOLDERS = (".", "FashionMNIST/raw")  # as published, and as torchvision lays it out
+_MOST_BYTES = 128 * 2**20  # of an unpacked file: the largest published one has 45 MiB
 _PARTS = {"train": "train", "val": "t10k"}
 
 
@@ -26,7 +27,7 @@ def open_split(config: SourceConfig, split: Split) -> ArrayImages:
     Raises:
         InputError: no root; files missing, damaged or not to be fetched.
     """
-    config.refuse("class_list", "repository")
+    config.refuse("class_list", "repository", "image_member")
     root = config.folder("with train-images-idx3-ubyte.gz and the three other files")
     names = [f"{_PARTS[split]}-images-idx3-ubyte", f"{_PARTS[split]}-labels-idx1-ubyte"]
     if config.download and not all(_find(root, name) for name in names):
@@ -36,8 +37,12 @@ def open_split(config: SourceConfig, split: Split) -> ArrayImages:
             reason = " ".join(str(error).split())
             raise InputError(f"cannot fetch Fashion-MNIST into {str(root)!r} ({reason}); put its four files there") from error
     images, labels = (_read_idx(root, name) for name in names)
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
+    if images.ndim != 3 or labels.shape != images.shape[:1] or not images.size:
         raise InputError(f"{names[0]} {images.shape} and {names[1]} {labels.shape} in {str(root)!r} differ; fetch them anew")
+    if labels.max() >= len(FashionMNIST.classes):
+        raise InputError(
+            f"{names[1]} in {str(root)!r} holds class {labels.max()} of {len(FashionMNIST.classes)}; fetch it anew"
+        )
     return ArrayImages(images, labels.astype(np.int64), list(FashionMNIST.classes))
 
 
@@ -52,10 +57,13 @@ def _read_idx(root: Path, name: str) -> NDArray[np.uint8]:
     if path is None:
         raise InputError(f"no {name}[.gz] in {str(root)!r}; put the four files of Fashion-MNIST there, or use --data.download")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")
         if content[:3] != b"\0\0\x08":
             raise ValueError("not an IDX file of bytes")
         shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + shape.nbytes).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise InputError(f"cannot read {str(path)!r} ({error}); fetch it anew") from error
+        raise InputError(f"cannot read {str(path)!r} ({reason_of(error)}); fetch it anew") from error

@@ -1,46 +1,54 @@
 """Image folders: ROOT/train/CLASS/* and ROOT/val/CLASS/*, of all files those with the name of an image (.jpg, .png, ...)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from torchvision.datasets import DatasetFolder
 
-from supervit.data import SourceConfig, Split, read_image
+from supervit.data import Reading, SourceConfig, Split, read_image
 from supervit.data._class_list import read_class_list
-from supervit.data._images import IMAGE_SUFFIXES
+from supervit.data._listing import list_files, list_folders, say_skipped
 from supervit.errors import InputError
 
 
-class _ListedImageFolder(DatasetFolder):
-    """An image folder whose class indices come from a list instead of from the folders that happen to be there."""
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of one split.
 
-    def __init__(self, root: Path, names: list[str], allow_missing: bool):
-        self._names = names
-        super().__init__(str(root), read_image, IMAGE_SUFFIXES, allow_empty=allow_missing)
+    Args:
+        folder: Folder of the split.
+        classes: Names of the classes, in index order.
+        samples: Each image's path below the folder, and its class.
+        reading: How they are read.
+    """
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """The listed classes, whatever the directory holds."""
-        return self._names, {name: index for index, name in enumerate(self._names)}
+    folder: Path
+    classes: list[str]
+    samples: list[tuple[str, int]]
+    reading: Reading
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def read(self, record: int) -> tuple[Image.Image, int]:
         """The decoded image and its class."""
-        path, label = self.samples[record]
-        return read_image(Path(path)), label
+        name, label = self.samples[record]
+        return read_image(self.folder / name, self.reading), label
 
     def name_of(self, record: int) -> str:
         """The path below the split's folder: CLASS/FILE."""
-        return str(Path(self.samples[record][0]).relative_to(self.root))
+        return self.samples[record][0]
 
 
-def open_split(config: SourceConfig, split: Split) -> _ListedImageFolder:
-    """The images of ROOT/SPLIT.
+def open_split(config: SourceConfig, split: Split) -> FolderImages:
+    """The images of ROOT/SPLIT; hidden folders are no classes, and hidden files no images.
 
     Class indices are those of `class_list`, else of the sorted folders of train/ (of val/ where there is no train/).
 
     Raises:
         InputError: no root; a folder missing, empty or not in the list; a class that only one split has.
     """
-    config.refuse("repository", "download")
+    config.refuse("repository", "download", "image_member")
     root = config.folder("with train/CLASS/* and val/CLASS/*")
     folder = root / split
     found = _class_folders(folder)
@@ -56,21 +64,32 @@ def open_split(config: SourceConfig, split: Split) -> _ListedImageFolder:
     if unknown := sorted(set(found) - set(names)):
         where = f"the list {str(config.class_list)!r}" if config.class_list else "train/"
         raise InputError(f"{str(folder)!r} has class folders that {where} lacks: {_some(unknown)}")
-    try:
-        dataset = _ListedImageFolder(folder, names, allow_missing=config.class_list is not None)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{str(folder)!r}: {str(error).partition('. Supported')[0]}; add images or remove the folders"
-        ) from error
-    if not dataset.samples:
+    samples, empty = _samples(folder, found, names)
+    if empty and config.class_list is None:
+        raise InputError(f"{str(folder)!r}: found no image for the classes {_some(empty)}; add images or remove the folders")
+    if not samples:
         raise InputError(f"{str(folder)!r} holds no images in its class folders")
-    return dataset
+    return FolderImages(folder, names, samples, config.reading)
+
+
+def _samples(folder: Path, found: list[str], names: list[str]) -> tuple[list[tuple[str, int]], list[str]]:
+    """The images with their classes, and the classes without any."""
+    samples, empty, skipped = [], [], []
+    index_of = {name: index for index, name in enumerate(names)}
+    for name in found:
+        images, others = list_files(folder / name)
+        samples += [(str(image.relative_to(folder)), index_of[name]) for image in images]
+        skipped += others
+        if not images:
+            empty.append(name)
+    say_skipped(folder, skipped)
+    return samples, empty
 
 
 def _class_folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(f"no folder {str(folder)!r}; image_folder expects ROOT/train/CLASS/* and ROOT/val/CLASS/*")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = list_folders(folder)
     if not names:
         raise InputError(f"{str(folder)!r} holds no class folders; image_folder expects one folder of images per class")
     return names

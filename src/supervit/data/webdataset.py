@@ -6,7 +6,6 @@ open_clip has it); without it the headers of all shards are walked once.
 """
 
 import random
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,15 +15,15 @@ from typing import Any
 
 from PIL import Image
 
-from supervit.data import DamagedImage, SourceConfig, Split, mix_seed, read_image
+from supervit.data import IMAGE_SUFFIXES, DamagedImage, Reading, SourceConfig, Split, mix_seed, read_image
 from supervit.data._class_list import read_class_list
-from supervit.data._images import IMAGE_SUFFIXES
+from supervit.data._tar import Member, members, read_member
 from supervit.errors import InputError
 from supervit.files import read_object, refusing
 
 _BUFFER = 1000  # undecoded samples that wait to be drawn, per worker: about 100 MB of ImageNet
 
-Sample = dict[str, Any]  # of webdataset: __key__, __url__, and by suffix the bytes of each member
+Sample = dict[str, Any]  # as webdataset has it: __key__, __url__, and by suffix the bytes of each member (None: of no use)
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,15 @@ class TarShards:
         shards: Their files.
         samples: Samples in all of them.
         classes: Names of the classes, in index order.
+        reading: How the images are read.
+        image_member: Suffix of the members that are the images; None: the only image of each sample.
     """
 
     shards: list[Path]
     samples: int
     classes: list[str]
+    reading: Reading
+    image_member: str | None = None
 
     def __len__(self) -> int:
         return self.samples
@@ -51,31 +54,60 @@ class TarShards:
             InputError: a shard is damaged.
         """
         if seed is None:
-            return _samples(self.shards[part::parts])
+            return self._samples(self.shards[part::parts])
         shards = random.Random(seed).sample(self.shards, len(self.shards))[part::parts]
         # A buffer that is full before the first draw mixes the first batches as well as the later ones.
         shuffle = _import_webdataset().shuffle(_BUFFER, initial=_BUFFER, rng=random.Random(mix_seed(seed, part)))
-        return iter(shuffle(_samples(shards)))
+        return iter(shuffle(self._samples(shards)))
 
     def read(self, record: Sample) -> tuple[Image.Image, int]:
         """The decoded image and the class of a sample.
 
         Raises:
             DamagedImage: no image or no class in the sample, or unreadable.
-            InputError: a class index that has no name.
+            InputError: several images in the sample, or a class index that has no name.
         """
-        image = next((content for suffix, content in record.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
+        image = record.get(self._image_suffix(record))
         if image is None:
             raise DamagedImage(f"no image among its members ({', '.join(s for s in record if not s.startswith('__'))})")
         try:
-            label = int(record.get("cls", b""))
+            label = int(record.get("cls", b"")[:20])
         except ValueError as error:
             raise DamagedImage(f"no class index in .cls: {record.get('cls')!r}") from error
         if not 0 <= label < len(self.classes):
             raise InputError(
                 f"{self.name_of(record)!r} is of class {label}, but {len(self.classes)} classes are listed; complete the list"
             )
-        return read_image(image), label
+        return read_image(image, self.reading), label
+
+    def _image_suffix(self, record: Sample) -> str:
+        if self.image_member is not None:
+            return self.image_member
+        found = [suffix for suffix in record if f".{suffix}" in IMAGE_SUFFIXES]
+        if len(found) > 1:
+            raise InputError(
+                f"{self.name_of(record)!r} has several images ({', '.join(found)}); name the one that is the picture with "
+                f"--data.image-member {found[-1]}"
+            )
+        return found[0] if found else ""
+
+    def _samples(self, shards: list[Path]) -> Iterator[Sample]:
+        """The samples of these shards, with the contents of what may be an image or a class.
+
+        Raises:
+            InputError: a shard is damaged, or has a member twice.
+        """
+        for shard in shards:
+            for key, group in groupby(_keyed(shard), key=lambda keyed: keyed[0]):
+                sample: Sample = {"__key__": key, "__url__": str(shard)}
+                for _, suffix, member in group:
+                    if suffix in sample:
+                        raise InputError(
+                            f"cannot read the shard {str(shard)!r} ({member.name!r} is there twice); write it anew"
+                        )
+                    is_read = f".{suffix}" in IMAGE_SUFFIXES or suffix in ("cls", self.image_member)
+                    sample[suffix] = read_member(shard, member) if is_read else None
+                yield sample
 
     def name_of(self, record: Sample) -> str:
         """The shard and key of a sample: SHARD.tar/KEY."""
@@ -97,7 +129,8 @@ def open_split(config: SourceConfig, split: Split) -> TarShards:
     if not shards:
         raise InputError(f"no shards {split}/*.tar nor {split}-*.tar in {str(root)!r}; put them there")
     classes = read_class_list(config.class_list or root / "classes.txt")
-    return TarShards([shard.absolute() for shard in shards], sum(_sizes(shards)), classes)
+    member = config.image_member and config.image_member.lower().lstrip(".")
+    return TarShards([shard.absolute() for shard in shards], sum(_sizes(shards)), classes, config.reading, member)
 
 
 def _import_webdataset() -> ModuleType:
@@ -108,13 +141,13 @@ def _import_webdataset() -> ModuleType:
     return webdataset
 
 
-def _samples(shards: list[Path]) -> Iterator[Sample]:
-    webdataset = _import_webdataset()
-    for shard in shards:
-        try:
-            yield from webdataset.tarfile_to_samples()([{"url": str(shard)}])
-        except (OSError, ValueError, tarfile.TarError) as error:
-            raise _damaged_shard(shard, error) from error
+def _keyed(shard: Path) -> Iterator[tuple[str, str, Member]]:
+    """The members of a shard with their key and suffix, as webdataset splits names; without its own notes (__NAME__)."""
+    split_name = _import_webdataset().tariterators.base_plus_ext
+    for member in members(shard):
+        key, suffix = split_name(member.name)
+        if key and not key.startswith("__"):
+            yield key, suffix.lower(), member
 
 
 def _sizes(shards: list[Path]) -> list[int]:
@@ -131,16 +164,5 @@ def _sizes(shards: list[Path]) -> list[int]:
 
 
 def _count(shard: Path) -> int:
-    """The samples of a shard: runs of members with one key, as webdataset groups them; reads headers alone."""
-    key_of = _import_webdataset().tariterators.base_plus_ext
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            keys = [key_of(member.name)[0] for member in tar if member.isreg()]
-    except (OSError, tarfile.TarError) as error:
-        raise _damaged_shard(shard, error) from error
-    return sum(1 for _ in groupby(key for key in keys if key and not key.startswith("__")))
-
-
-def _damaged_shard(shard: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or next(iter(error.args), error)  # webdataset adds arguments of its own
-    return InputError(f"cannot read the shard {str(shard)!r} ({reason}); write it anew")
+    """The samples of a shard, which are runs of members with one key; reads headers alone."""
+    return sum(1 for _ in groupby(_keyed(shard), key=lambda keyed: keyed[0]))

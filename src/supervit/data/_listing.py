@@ -1,0 +1,64 @@
+"""Which files of a folder are images: one list for training, evaluation, prediction and labelling."""
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+
+from supervit.data._opening import IMAGE_SUFFIXES
+from supervit.errors import printable
+
+_log = logging.getLogger("supervit")
+_FOREIGN = "__MACOSX"  # what an archiver put beside the files
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is none of the user's: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`."""
+    return name.startswith(".") or name == _FOREIGN
+
+
+def list_folders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+
+
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images in a folder and below, by their suffix, and the files that are none; sorted within each folder.
+
+    Hidden files and folders are in neither list; links to folders are followed, unless they lead to where they lie.
+    """
+    images: list[Path] = []
+    others: list[Path] = []
+    # The order of torchvision's ImageFolder: which image a number stands for decides what a run trains on.
+    for place, names in sorted(_walk(folder)):
+        for name in sorted(names):
+            path = Path(place, name)
+            (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    return images, others
+
+
+def _walk(folder: Path) -> list[tuple[str, list[str]]]:
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_back(Path(place, name))]
+        found.append((place, [name for name in files if not is_hidden(name)]))
+    return found
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def say_skipped(where: Path, skipped: list[Path]) -> None:
+    """Say, in one line of the log, how many files of a folder are left aside as they do not have the name of an image."""
+    if not skipped:
+        return
+    counts = Counter(path.suffix.lower() or "no suffix" for path in skipped)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
+    _log.warning(
+        printable(
+            f"skipped {len(skipped)} files in {str(where)!r} that are not named as images are ({kinds}"
+            f"{', ...' if len(counts) > 5 else ''}), such as {str(skipped[0].relative_to(where))!r}; "
+            f"images are *{', *'.join(IMAGE_SUFFIXES)}"
+        )
+    )
