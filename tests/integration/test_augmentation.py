@@ -144,7 +144,7 @@ def test_the_command_line_tells_of_a_killed_worker_wherever_pytorch_does(monkeyp
     def lose(_arguments):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    monkeypatch.setattr("supervit.cli._parse_arguments", lose)
+    monkeypatch.setattr("supervit.cli._run", lose)
     with pytest.raises(SystemExit, match="2"):
         main(["macs", "deit_tiny"])
     (line,) = capsys.readouterr().err.splitlines()
