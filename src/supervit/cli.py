@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn, Union
 
@@ -15,7 +16,7 @@ import tyro
 from supervit import commands
 from supervit._version import __version__
 from supervit.commands._help import Option, help_of, list_of, options_of, usage_of
-from supervit.errors import InputError, SuperViTError, naming_lost_workers, printable, unknown_name
+from supervit.errors import AssumptionWarning, InputError, SuperViTError, naming_lost_workers, printable, unknown_name
 from supervit.progress import bars_shown
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _prepare_streams()
     try:
         try:
-            with bars_shown(), naming_lost_workers():
+            with bars_shown(), naming_lost_workers(), warnings.catch_warnings():
+                warnings.showwarning = _show_warning
                 _run(arguments)
         finally:
             sys.stdout.flush()
@@ -59,6 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
+    """One line for what was assumed; warnings of other packages as Python shows them."""
+    is_ours = issubclass(category, AssumptionWarning)
+    text = f"supervit: warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=file or sys.stderr)
 
 
 def _prepare_streams() -> None:

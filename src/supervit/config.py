@@ -12,6 +12,18 @@ from supervit.fields import check_names, check_types, from_plain
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_LIMITS = {"embed_dim": 2**14, "depth": 1000, "num_heads": 2**10, "patch_size": 2**10, "in_chans": 2**10}
+_MOST_CLASSES = 200_000
+_MOST_GRID = 2**10  # patches per side
+_MOST_SIDE = 2**14  # pixels
+_MOST_MLP_RATIO = 64
+_MOST_ENTRIES = {"grid_sizes": 64, "keep_rates": 64, "drop_blocks": _LIMITS["depth"], "mean": _LIMITS["in_chans"]}
+_MOST_ENTRIES |= {"std": _LIMITS["in_chans"], "class_names": _MOST_CLASSES}
+_LEAST_CROP = 0.1
+_MOST_MEAN = 1000
+_RANGES = {"norm_eps": (1e-20, 1.0), "residual_divisor": (1e-3, 1e3), "std": (1e-5, 1e3)}
+_MOST_PARAMETERS = 2 * 10**9  # 8 GB: above all ViTs that a menu of operating points is for
+
 Resize = Literal["align_corners", "half_pixel", "antialias"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -51,7 +63,8 @@ class SuperViTConfig:
     keep_rates: tuple[float, ...] = (0.5, 0.7, 1.0)
     """Trained token keeping rates; 1.0 must be among them."""
     drop_blocks: tuple[int, ...] = (3, 6, 9)
-    """0-based indices of the blocks that drop tokens (the paper's 4th, 7th and 10th)."""
+    """0-based indices of the blocks that drop tokens (the paper's 4th, 7th and 10th); where these are more than the blocks,
+    default: those at a quarter, half and three quarters of the depth."""
     reducer: str = "class_attention"
     """Token selection: the name of a file in `supervit/reducers`."""
     resize: Resize = "align_corners"
@@ -72,34 +85,71 @@ class SuperViTConfig:
     """Names of the classes in index order, if known."""
 
     def __post_init__(self) -> None:
+        _check_lengths(vars(self))
         check_types(self)
-        is_rgb = self.in_chans == 3
-        object.__setattr__(self, "mean", self.mean or (IMAGENET_MEAN if is_rgb else (0.5,) * self.in_chans))
-        object.__setattr__(self, "std", self.std or (IMAGENET_STD if is_rgb else (0.5,) * self.in_chans))
+        self._check_sizes()
+        mean, std = _default_normalisation(self.in_chans)
+        given = (self.mean, self.std)
+        if len(self.mean) != self.in_chans and given == _default_normalisation(len(self.mean)):
+            given = ((), ())  # what another channel count has by default, copied from its config
+        object.__setattr__(self, "mean", given[0] or mean)
+        object.__setattr__(self, "std", given[1] or std)
+        if self.drop_blocks == SuperViTConfig.drop_blocks:
+            object.__setattr__(self, "drop_blocks", _default_drop_blocks(self.depth))
         object.__setattr__(self, "grid_sizes", self.space.grid_sizes)
         object.__setattr__(self, "keep_rates", self.space.keep_rates)
         self._validate()
 
+    def _check_sizes(self) -> None:
+        """Refuse what no memory holds, before anything of that size is made."""
+        for name, most in _LIMITS.items():
+            if not 1 <= getattr(self, name) <= most:
+                bound = "at least 1" if getattr(self, name) < 1 else f"at most {most}"
+                raise InputError(f"{name} {getattr(self, name)!r} must be {bound}")
+        if not 0 <= self.num_classes <= _MOST_CLASSES:
+            bound = "at least 1, or 0 for no classifier" if self.num_classes < 0 else f"at most {_MOST_CLASSES}"
+            raise InputError(f"num_classes {self.num_classes} must be {bound}")
+        if max(self.grid_sizes, default=0) > min(_MOST_GRID, _MOST_SIDE // self.patch_size):
+            raise InputError(
+                f"grid_sizes {self.grid_sizes!r} with patch_size {self.patch_size} are images of more than {_MOST_SIDE} pixels "
+                f"or more than {_MOST_GRID} patches a side; use smaller grids"
+            )
+        if not 0 < self.mlp_ratio <= _MOST_MLP_RATIO or self.hidden_dim < 1:
+            wanted = "more than 0" if self.mlp_ratio <= 0 else f"at most {_MOST_MLP_RATIO} and give a hidden width"
+            raise InputError(f"mlp_ratio {self.mlp_ratio!r} must be {wanted}")
+        if self._parameters > _MOST_PARAMETERS:
+            raise InputError(
+                f"{self._parameters / 1e9:.1f} billion parameters (embed_dim {self.embed_dim}, depth {self.depth}, num_classes "
+                f"{self.num_classes}, largest grid {max(self.grid_sizes)}) are more than the {_MOST_PARAMETERS / 1e9:.0f} that "
+                "a model may have; make it smaller"
+            )
+
+    @property
+    def _parameters(self) -> int:
+        """Parameters, nearly: the matrices alone."""
+        blocks = self.depth * (4 * self.embed_dim + 2 * self.hidden_dim)
+        rows = self.num_classes * (1 + self.dense_head) + self.in_chans * self.patch_size**2
+        return self.embed_dim * (blocks + rows + sum(grid**2 for grid in self.grid_sizes))
+
     def _validate(self) -> None:
-        for name in ("embed_dim", "depth", "num_heads", "patch_size", "in_chans"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)!r} must be at least 1")
-        if self.num_classes < 0:
-            raise InputError(f"num_classes {self.num_classes} must be at least 1, or 0 for no classifier")
         if self.embed_dim % self.num_heads:
             raise InputError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        for name in ("mlp_ratio", "norm_eps", "residual_divisor"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} {getattr(self, name)!r} must be more than 0")
-        if min(self.std, default=1) <= 0:
-            raise InputError(f"std {self.std!r} must be more than 0 in each channel")
+        for name, (least, most) in _RANGES.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not least <= value <= most:
+                    raise InputError(f"{name} {values!r} must be more than 0: {least:g} to {most:g}")
+        if any(abs(value) > _MOST_MEAN for value in self.mean):
+            raise InputError(f"mean {self.mean!r} is of images in [0, 1]; {_MOST_MEAN} at most")
         if not 0 <= self.drop_path_rate < 1:
             raise InputError(f"drop_path_rate {self.drop_path_rate} is not in [0, 1)")
-        if not 0 < self.crop_pct <= 1:
-            raise InputError(f"crop_pct {self.crop_pct} is not in (0, 1]")
+        if not _LEAST_CROP <= self.crop_pct <= 1:
+            raise InputError(f"crop_pct {self.crop_pct} is not in [{_LEAST_CROP}, 1]")
         for block in self.drop_blocks:
             if not 0 <= block < self.depth:
                 raise InputError(f"drop block {block} is not one of the {self.depth} blocks 0...{self.depth - 1}")
+        if len(set(self.drop_blocks)) != len(self.drop_blocks):
+            raise InputError(f"drop_blocks {self.drop_blocks!r} must not name a block twice")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.in_chans:
                 raise InputError(f"{name} {getattr(self, name)!r} must have one value for each of {self.in_chans} channels")
@@ -148,7 +198,20 @@ class SuperViTConfig:
             changes = {"mean": (), "std": (), **changes}
         if changes.get("num_classes", self.num_classes) != self.num_classes:
             changes = {"class_names": (), **changes}
+        if "depth" in changes and self.drop_blocks == _default_drop_blocks(self.depth):
+            changes = {"drop_blocks": SuperViTConfig.drop_blocks, **changes}
         return dataclasses.replace(self, **changes)
+
+    def with_channels(self, in_chans: int) -> Self:
+        """A copy for images of another channel count with weights made for this one: the normalisation is averaged (1) or
+        repeated, as `storage.adapt_channels` does with the patch embedding.
+        """
+        if in_chans == self.in_chans:
+            return self
+        both = {name: getattr(self, name) for name in ("mean", "std")}
+        grey = {name: (sum(values) / len(values),) for name, values in both.items()}
+        repeated = {name: tuple(values[i % len(values)] for i in range(in_chans)) for name, values in both.items()}
+        return self.replace(in_chans=in_chans, **(grey if in_chans == 1 else repeated))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""
@@ -157,4 +220,26 @@ class SuperViTConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The config with these fields; unknown keys are refused."""
+        if isinstance(values, Mapping):
+            _check_lengths(values)
         return from_plain(cls, values)
+
+
+def _check_lengths(values: Mapping[str, Any]) -> None:
+    """Refuse long lists before their items are looked at."""
+    for name, most in _MOST_ENTRIES.items():
+        value = values.get(name, ())
+        if isinstance(value, list | tuple) and len(value) > most:
+            raise InputError(f"{name} has {len(value)} values; {most} at most")
+
+
+def _default_normalisation(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (IMAGENET_MEAN, IMAGENET_STD) if in_chans == 3 else ((0.5,) * in_chans, (0.5,) * in_chans)
+
+
+def _default_drop_blocks(depth: int) -> tuple[int, ...]:
+    """The paper's 3, 6, 9 where there are so many blocks, else a quarter, half and three quarters of the depth, not block 0."""
+    paper = SuperViTConfig.drop_blocks
+    if max(paper) < depth:
+        return paper
+    return tuple(sorted({depth * quarter // 4 for quarter in (1, 2, 3)} - {0}))

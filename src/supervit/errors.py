@@ -1,6 +1,8 @@
 """Errors that a user can mend: one line that says the value, what is allowed and the fix."""
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,18 @@ class InputError(SuperViTError, ValueError):
 
 class TrainingError(SuperViTError, RuntimeError):
     """A training run had to stop; the newest good checkpoint is kept."""
+
+
+class AssumptionWarning(UserWarning):
+    """Something was assumed that no file and no option says; the answers depend on it."""
+
+
+def warn_assumed(message: str) -> None:
+    """Warn of an assumption, at the line of the program that called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(printable(message), AssumptionWarning, stacklevel=level)
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:

@@ -1,13 +1,13 @@
 """SuperViT: one vision transformer with many operating points that share all weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -16,19 +16,13 @@ import supervit.reducers
 from supervit.backbones import config_from_dict, load_family, variant_config
 from supervit.complexity import Branch, Complexity, grow_tree
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError, reason_of
+from supervit.errors import InputError
+from supervit.hub import LIBRARY, TASK, fetch, model_card
 from supervit.layers import Block, check_images, resize_images, take_survivors
 from supervit.plugins import load_plugin
-from supervit.storage import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    fingerprint,
-    load_state_dict,
-    read_config,
-    read_safetensors,
-    write_model,
-)
+from supervit.storage import WEIGHTS_FILE, adapt_channels, filled, fingerprint, read_config, write_model
 from supervit.trace import Trace
+from supervit.weights import read_safetensors
 
 AnyComplexity = Complexity | str
 
@@ -42,7 +36,7 @@ class Encoded:
     trace: Trace | None
 
 
-class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-classification"]):
+class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
     """A vision transformer that runs at any operating point (paper, Figure 1).
 
     Example:
@@ -317,6 +311,10 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)
 
+    def generate_model_card(self, *_args: Any, **known: Any) -> ModelCard:
+        """The card that `save_pretrained` and `push_to_hub` write: `hub.model_card` with their `model_card_kwargs`."""
+        return model_card(self.config, **known)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -343,15 +341,18 @@ class SuperViT(nn.Module, ModelHubMixin, library_name="supervit", tags=["image-c
         if not directory.is_dir():
             options: dict[str, Any] = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
             options |= {"local_files_only": local_files_only, "revision": revision}
-            try:
-                for file in (WEIGHTS_FILE, CONFIG_FILE):
-                    directory = Path(hf_hub_download(str(pretrained_model_name_or_path), file, **options)).parent
-            except (ValueError, OSError) as error:
-                name, reason = str(pretrained_model_name_or_path), reason_of(error)
-                raise InputError(f"{name!r} is neither a directory nor a hub repository to be had ({reason})") from error
-        model = cls(config_from_dict(read_config(directory)).replace(**overrides))
-        load_state_dict(model, read_safetensors(directory / WEIGHTS_FILE), str(directory))
-        return model.eval()
+            directory = fetch(str(pretrained_model_name_or_path), **options)
+        stored = config_from_dict(read_config(directory))
+        weights = read_safetensors(directory / WEIGHTS_FILE)
+        if "in_chans" in overrides:
+            stored = stored.with_channels(overrides["in_chans"])
+            weights = adapt_channels(weights, stored.in_chans, str(directory))
+        return cls.of_weights(stored.replace(**overrides), weights, str(directory))
+
+    @classmethod
+    def of_weights(cls, config: SuperViTConfig, state_dict: Mapping[str, Tensor], source: str) -> "SuperViT":
+        """The model that weights fill exactly, in evaluation mode. Errors as of `storage.filled`."""
+        return filled(lambda: cls(config), state_dict, source, config.depth + len(config.grid_sizes))
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -17,6 +17,9 @@ from supervit.files import make_directory, read_object, refusing, whole_file, wr
 CONFIG_FILE = "config.json"
 EXPORT_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"
+_FIRST_CONVOLUTIONS = ("patch_embed.conv1.weight", "patch_embed.proj.weight")
+Filled = TypeVar("Filled", bound=nn.Module)
+
 _MOST_NAMES = 8  # names listed in an error before the rest is counted
 
 
@@ -53,20 +56,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     with refusing(f"cannot read {str(path)!r}", fix):
         values = read_object(path)
     if "family" not in values:
-        raise InputError(f"{str(path)!r} is not a SuperViT config; to load another ViT, name its weights file instead")
+        raise InputError(f"{str(path)!r} is not a SuperViT config; supervit.load takes directories of other ViTs")
     return values
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        InputError: the file is missing or is not safetensors.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{str(path)!r} cannot be read as safetensors ({error}); download or convert it again") from error
 
 
 def fingerprint(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> str:
@@ -79,30 +70,91 @@ def fingerprint(config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> 
 
 
 def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load weights that must fit exactly; missing, unexpected and misshapen ones are listed and refused.
+    """Load weights that must fit exactly. Arguments and errors as of `check_state_dict`; the model is then unchanged."""
+    check_state_dict(model, state_dict, source)
+    model.load_state_dict(state_dict)
+
+
+def filled(build: Callable[[], Filled], state_dict: Mapping[str, Tensor], source: str, least: int) -> Filled:
+    """A model that weights fill exactly, in evaluation mode; no memory is taken before it is known that they do.
 
     Args:
-        model: The model to fill.
+        build: Makes the model; it is called on the device `meta`.
+        state_dict: Weights by name.
+        source: Where they come from, for the error.
+        least: Tensors that the model has at least: with fewer it is not even built.
+
+    Raises:
+        InputError: as of `check_state_dict`.
+    """
+    if least > len(state_dict):
+        raise InputError(
+            f"the weights of {source!r} do not fit the model; {len(state_dict)} tensors are too few for its blocks and grid "
+            f"sizes, {least}"
+        )
+    with torch.device("meta"):
+        model = build()
+    check_state_dict(model, state_dict, source)
+    model.to_empty(device=torch.get_default_device())
+    model.load_state_dict(state_dict)
+    return model.eval()
+
+
+def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that do not fit exactly; missing, unexpected and misshapen ones are listed.
+
+    Args:
+        model: The model to fill, which may be on the device `meta`.
         state_dict: Weights by name.
         source: Where they come from, for the error.
 
     Raises:
-        InputError: names or shapes differ; the model is unchanged.
+        InputError: names, shapes or kinds of numbers differ.
     """
     own = model.state_dict()
+    both = [key for key in own if key in state_dict]
     problems = {
         "missing": [key for key in own if key not in state_dict],
         "unexpected": [key for key in state_dict if key not in own],
         "of another shape": [
             f"{key} {tuple(state_dict[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in state_dict and state_dict[key].shape != own[key].shape
+            for key in both
+            if state_dict[key].shape != own[key].shape
+        ],
+        "of another type": [
+            f"{key} {state_dict[key].dtype} instead of {own[key].dtype}"
+            for key in both
+            if state_dict[key].is_floating_point() != own[key].is_floating_point()
         ],
     }
     found = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in problems.items() if names]
     if found:
         raise InputError(f"the weights of {source!r} do not fit the model; " + "; ".join(found))
-    model.load_state_dict(state_dict)
+
+
+def adapt_channels(state_dict: Mapping[str, Tensor], in_chans: int, source: str) -> dict[str, Tensor]:
+    """Weights for images of another channel count, as timm makes them: the first convolution is summed over the channels
+    (to grey) or repeated.
+
+    Args:
+        state_dict: Weights with our names.
+        in_chans: Channels wanted.
+        source: Where the weights come from, for the error.
+
+    Raises:
+        InputError: the weights are for other than 3 channels.
+    """
+    first = next((key for key in _FIRST_CONVOLUTIONS if key in state_dict), None)
+    if first is None or state_dict[first].ndim != 4 or state_dict[first].shape[1] == in_chans:
+        return dict(state_dict)
+    if state_dict[first].shape[1] != 3:
+        raise InputError(
+            f"the weights of {source!r} are for {state_dict[first].shape[1]} channels and cannot be made ones for {in_chans}; "
+            "only those for RGB can: leave in_chans out"
+        )
+    from timm.models import adapt_input_conv
+
+    return {**state_dict, first: adapt_input_conv(in_chans, state_dict[first])}
 
 
 def _listed(names: list[str]) -> str:

@@ -24,7 +24,9 @@ from torchvision.transforms.functional import hflip, resized_crop
 
 from supervit.augmentation import create_augmentation
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError, reason_of
+from supervit.errors import InputError
+from supervit.files import refusing, whole_file
+from supervit.weights import check_tensors, read_pickle
 
 _GEOMETRIC = frozenset({"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"})
 _LARGEST_HALF = 2048  # float16 holds all whole numbers up to here
@@ -55,10 +57,10 @@ def read_label_map(path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: missing, damaged or unsafe file, or content of another form.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler that is fed garbage raises nearly anything
-        raise InputError(f"label map {str(path)!r} cannot be read ({reason_of(error)}); make or download it again") from error
+    with refusing(f"label map {str(path)!r} cannot be read", "make or download it again"):
+        content = read_pickle(path)
+        if isinstance(content, Tensor):
+            check_tensors({"the map": content}, path)
     if not isinstance(content, Tensor) or not content.is_floating_point() or content.ndim != 4 or content.shape[0] != 2:
         found = f"{content.dtype} {tuple(content.shape)}" if isinstance(content, Tensor) else f"a {type(content).__name__}"
         raise InputError(f"label map {str(path)!r} holds {found}; expected floating-point scores and classes (2, k, h, w)")
@@ -81,9 +83,8 @@ def write_label_map(path: Path, scores: Tensor, classes: Tensor) -> None:
     """
     form = torch.float16 if classes.max() <= _LARGEST_HALF else torch.float32
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(torch.stack([scores.to(form), classes.to(form)]).cpu(), temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        torch.save(torch.stack([scores.to(form), classes.to(form)]).cpu(), temporary)
 
 
 # --- targets ------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_hub_repository_is_downloaded(model, images, tmp_path, monkeypatch):
         asked.append((repository, file, options["revision"]))
         return str(tmp_path / file)
 
-    monkeypatch.setattr("supervit.model.hf_hub_download", download)
+    monkeypatch.setattr("supervit.hub.hf_hub_download", download)
     loaded = SuperViT.from_pretrained("someone/model", revision="v1", resize="antialias")
     assert asked == [("someone/model", "model.safetensors", "v1"), ("someone/model", "config.json", "v1")]
     assert loaded.config.resize == "antialias"

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from supervit.backbones import config_from_dict, scaled_grid_sizes, variant_config
+from supervit.backbones import config_from_dict, scaled_grid_sizes, variant_config, variant_names
 from supervit.config import IMAGENET_MEAN, SuperViTConfig
 from supervit.errors import InputError
 
@@ -81,3 +81,70 @@ def test_lvvit_needs_a_patch_that_its_stem_can_halve():
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         variant_config("deit_small").depth = 3
+
+
+@pytest.mark.parametrize(
+    "depth, blocks",
+    [(1, ()), (2, (1,)), (3, (1, 2)), (4, (1, 2, 3)), (6, (1, 3, 4)), (8, (2, 4, 6)), (10, (3, 6, 9)), (24, (3, 6, 9))],
+)  # fmt: skip
+def test_shallow_networks_drop_in_proportion_where_nothing_else_is_said(depth, blocks):
+    assert SuperViTConfig(depth=depth).drop_blocks == blocks
+    assert variant_config("deit_small", depth=depth).drop_blocks == blocks
+    assert SuperViTConfig(depth=depth).replace(depth=12).drop_blocks == (3, 6, 9)
+    assert SuperViTConfig(drop_blocks=(1, 2)).replace(depth=6).drop_blocks == (1, 2)
+
+
+def test_known_variants_drop_in_the_papers_blocks():
+    assert {variant_config(name).drop_blocks for name in variant_names()} == {(3, 6, 9)}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_however_the_channel_count_is_set_the_normalisation_follows(channels):
+    rgb = SuperViTConfig()
+    half = (0.5,) * channels
+    for config in (
+        SuperViTConfig(in_chans=channels),
+        SuperViTConfig(in_chans=channels, mean=rgb.mean, std=rgb.std),
+        rgb.replace(in_chans=channels),
+        config_from_dict(rgb.to_dict() | {"in_chans": channels}),
+        dataclasses.replace(rgb, in_chans=channels),
+    ):
+        assert (config.mean, config.std) == (half, half)
+        assert dataclasses.replace(config, in_chans=3) == rgb
+    with pytest.raises(InputError, match="mean .* must have one value for each of"):
+        SuperViTConfig(in_chans=channels, mean=(0.1, 0.2, 0.3), std=(0.1, 0.2, 0.3))
+
+
+def test_weights_for_other_channels_keep_their_normalisation():
+    rgb = SuperViTConfig(mean=(0.1, 0.2, 0.6), std=(0.2, 0.2, 0.5))
+    assert rgb.with_channels(3) is rgb
+    assert rgb.with_channels(1).mean == pytest.approx((0.3,))
+    assert rgb.with_channels(4).std == (0.2, 0.2, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"depth": 10**9}, "depth 1000000000 must be at most 1000"),
+        ({"num_classes": 10**7}, "num_classes 10000000 must be at most"),
+        ({"grid_sizes": (5000,)}, "more than 16384 pixels"),
+        ({"mlp_ratio": 1e-9}, "mlp_ratio 1e-09 must be"),
+        ({"mlp_ratio": 100.0}, "mlp_ratio 100.0 must be at most 64"),
+        ({"embed_dim": 16384, "num_heads": 4}, r"38.* billion parameters .* are more than the 2 that"),
+        ({"drop_blocks": (3, 3)}, "must not name a block twice"),
+        ({"mean": (1e6, 0.0, 0.0)}, "is of images in"),
+        ({"keep_rates": (1.0,) * 100}, "keep_rates has 100 values; 64 at most"),
+        ({"norm_eps": 2.0}, "norm_eps 2.0 must be"),
+        ({"residual_divisor": -1.0}, "residual_divisor -1.0 must be more than 0"),
+    ],
+)
+def test_what_no_memory_holds_is_refused(values, message):
+    with pytest.raises(InputError, match=message):
+        SuperViTConfig(**values)
+    with pytest.raises(InputError, match=message):
+        variant_config("deit_small", **values)
+
+
+def test_the_stem_of_lvvit_is_bounded_too():
+    with pytest.raises(InputError, match="1 to 1024 stem_channels, not 16, 1000000"):
+        variant_config("lvvit_tiny", stem_channels=10**6)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MOST_STEM_CHANNELS = 1024
+
+
 @dataclass(frozen=True)
 class Config(SuperViTConfig):
     """LV-ViT's defaults and the width of its stem."""
@@ -33,8 +36,11 @@ class Config(SuperViTConfig):
 
     def _validate(self) -> None:
         super()._validate()
-        if self.patch_size % 2 or self.stem_channels < 1:
-            raise InputError(f"LV-ViT needs an even patch_size and stem_channels, not {self.patch_size}, {self.stem_channels}")
+        if self.patch_size % 2 or not 1 <= self.stem_channels <= _MOST_STEM_CHANNELS:
+            raise InputError(
+                f"LV-ViT needs an even patch_size and 1 to {_MOST_STEM_CHANNELS} stem_channels, not {self.patch_size}, "
+                f"{self.stem_channels}"
+            )
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

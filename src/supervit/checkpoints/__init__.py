@@ -6,37 +6,45 @@ A source file of this package knows one format, found by its name:
 - `convert(state_dict, overrides)`: the config that the shapes tell, and the weights under our names.
 """
 
-import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from supervit.errors import InputError, reason_of
+from supervit.checkpoints import native
+from supervit.checkpoints._beside import read_beside
+from supervit.checkpoints._files import bare_names, check_floats, find_weights, read_weights, unwrap_names
+from supervit.checkpoints._shapes import check_kind
+from supervit.config import SuperViTConfig
+from supervit.errors import InputError, printable, warn_assumed
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.storage import WEIGHTS_FILE, is_artefact, load_state_dict, read_config, read_safetensors
+from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, adapt_channels, is_artefact, read_config
 
-_CONTAINERS = ("state_dict_ema", "model", "state_dict")  # what a training file calls its weights, the preferred first
+_SIZES = ("embed_dim", "depth", "patch_size", "in_chans")  # which weights tell, and files beside them too
+_ASSUMED = ("mean", "std", "crop_pct", "num_heads")  # fields that answers depend on and weights do not tell
 
 
 def load(source: str | Path, **overrides: Any) -> SuperViT:
     """A model with the weights of a file or directory, in evaluation mode.
 
     Args:
-        source: A directory that `model.save` wrote; or a `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file: the released
-            SuperViT files of both families, DeiT/ViT weights with timm's or Hugging Face's names. Weights with one
-            position table become elastic: it is interpolated to every grid size of the menu.
-        overrides: Fields of `SuperViTConfig` that a file cannot tell, such as `num_heads=3`, `mean`, `std`, `crop_pct`, or
-            that should differ, such as `grid_sizes`. Heads default to those of the known variant of that width, else
-            to 64 channels a head.
+        source: A directory that `model.save` wrote, or one with weights and `config.json` of timm or Hugging Face; or a
+            `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file or the index of a sharded one: the released SuperViT files
+            of both families, DeiT/ViT weights with timm's or Hugging Face's names, whatever stands before them (`model.`,
+            `module.`, ...). Weights with one position table become elastic: it is interpolated to every grid size of the
+            menu. Of several weights in a file the averaged ones are taken (state_dict_ema, model_ema, model, state_dict).
+        overrides: Fields of `SuperViTConfig` that should differ from what the files tell, or that they cannot tell, such as
+            `num_heads=3`, `mean`, `std`, `crop_pct`. They go before the `config.json` and `preprocessor_config.json` beside
+            the weights. What nothing says is assumed, with an `AssumptionWarning`: ImageNet's normalisation, and the
+            heads of the known variant of that width, else 64 channels a head. `in_chans` makes weights for RGB ones for
+            grey images or for others.
 
     Raises:
-        InputError: no such file, a damaged or unsafe file, an unknown format, or weights that do not fit (all missing,
-            unexpected and misshapen names are listed).
+        InputError: no such file, a damaged or unsafe file, an unknown format, a ViT of another kind, weights that are not
+            finite, or that do not fit (all missing, unexpected and misshapen names are listed).
     """
     path = Path(source)
     if is_artefact(path):
@@ -44,58 +52,78 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
             f"{str(source)!r} was written by supervit export for another runtime and cannot be loaded as a model; "
             "give the model that it was exported from, or open it with supervit.runtimes.open_artefact"
         )
+    if is_ours(path):
+        return SuperViT.from_pretrained(path if path.is_dir() else path.parent, **overrides)
     if path.is_dir():
-        return SuperViT.from_pretrained(path, **overrides)
+        path = find_weights(path)
     if not path.is_file():
         raise InputError(f"no such file or directory: {str(source)!r} (for a hub repository use SuperViT.from_pretrained)")
-    if path.name == WEIGHTS_FILE and _has_our_config(path.parent):
-        return SuperViT.from_pretrained(path.parent, **overrides)
-    state_dict = read_state_dict(path)
-    known = plugin_names(sys.modules[__name__])
-    for name in known:
-        plugin = load_plugin(sys.modules[__name__], name)
-        if plugin.matches(state_dict):
-            config, weights = plugin.convert(state_dict, overrides)
-            model = SuperViT(config)
-            load_state_dict(model, weights, str(source))
-            return model.eval()
-    names = ", ".join(sorted(state_dict)[:4])
-    raise InputError(f"the weights of {str(source)!r} ({names}, ...) are of no known format; known: {', '.join(known)}")
+    return _load_foreign(path, overrides)
 
 
-def _has_our_config(directory: Path) -> bool:
+def is_ours(source: str | Path) -> bool:
+    """Whether a directory, or its `model.safetensors`, was written by `model.save`: its `config.json` is ours."""
+    path = Path(source)
+    directory = path if path.is_dir() else path.parent
+    if not (path.is_dir() or path.name == WEIGHTS_FILE):
+        return False
     try:
         return bool(read_config(directory))
     except InputError:
         return False
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a file, unwrapped from what training scripts put around them.
+def _load_foreign(path: Path, overrides: dict[str, Any]) -> SuperViT:
+    stored = read_weights(path)
+    weights = bare_names(stored.weights, str(path))
+    check_floats(weights, str(path))
+    plugin = _plugin_for(weights, path)
+    if plugin is native and path.name == WEIGHTS_FILE and (path.parent / CONFIG_FILE).exists():
+        read_config(path.parent)  # should be ours: says why it is not
+    beside = read_beside(path.parent, overrides)
+    sizes = {name: beside.pop(name) for name in _SIZES if name in beside}
+    told = {**beside, **overrides}
+    in_chans = told.pop("in_chans", None) if "in_chans" in overrides else None
+    late = {name: told.pop(name) for name in ("mean", "std") if in_chans is not None and name in overrides}
+    config, weights = plugin.convert(weights, told)
+    for name, value in sizes.items():
+        if getattr(config, name) != value:
+            raise InputError(
+                f"{str(path.parent / CONFIG_FILE)!r} is not of these weights: it says {name} {value}, they have "
+                f"{getattr(config, name)}; download both again, or move it away"
+            )
+    if in_chans is not None:
+        config = config.with_channels(in_chans).replace(**late)
+        weights = adapt_channels(weights, in_chans, str(path))
+    model = SuperViT.of_weights(config, weights, str(path))
+    _say_what_was_assumed(path, config, told | late, stored.container)
+    return model
 
-    Nothing in the file is executed: pickles are read with `weights_only=True`, and of all other classes only
-    `argparse.Namespace` is admitted, which the released files carry their arguments in.
+
+def _plugin_for(weights: dict[str, Tensor], path: Path) -> ModuleType:
+    """The format whose names the weights have."""
+    known = plugin_names(sys.modules[__name__])
+    for name in known:
+        plugin = load_plugin(sys.modules[__name__], name)
+        if plugin.matches(weights):
+            return plugin
+    check_kind(weights)
+    names = printable(", ".join(sorted(weights)[:4]), 200)
+    raise InputError(f"the weights of {str(path)!r} ({names}, ...) are of no known format; known: {', '.join(known)}")
+
+
+def _say_what_was_assumed(path: Path, config: SuperViTConfig, told: dict[str, Any], container: str | None) -> None:
+    said = [f"took the weights of {container}"] if container else []
+    if assumed := [f"{name}={getattr(config, name)!r}" for name in _ASSUMED if name not in told]:
+        said.append(f"nothing says how it was trained: assumed {', '.join(assumed)}; pass what differs")
+    if said:
+        warn_assumed(f"{str(path)!r}: {'; '.join(said)}")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, unwrapped from what training scripts put around them. Nothing in the file is executed.
 
     Raises:
-        InputError: the file is damaged, not safe to load, or holds no weights.
+        InputError: the file is damaged, not safe to load, holds no weights or such as are not finite.
     """
-    content = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for container in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
-            content = content[container]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(
-            f"{str(path)!r} holds no weights; expected tensors by name, directly or under {', '.join(_CONTAINERS)}"
-        )
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler that is fed garbage raises nearly anything
-        raise InputError(
-            f"{str(path)!r} is damaged or not safe to load ({reason_of(error)}); re-save its weights as safetensors"
-        ) from error
+    return unwrap_names(read_weights(path).weights)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from supervit.checkpoints._shapes import elastic_tables, infer_config
+from supervit.checkpoints._shapes import elastic
 from supervit.config import SuperViTConfig
 
 
@@ -17,5 +17,4 @@ def matches(state_dict: Mapping[str, Tensor]) -> bool:
 def convert(state_dict: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> tuple[SuperViTConfig, dict[str, Tensor]]:
     """Config and weights under our names, elastic."""
     weights = {key: value for key, value in state_dict.items() if key != "pos_embed"}
-    weights |= elastic_tables(state_dict["pos_embed"], overrides)
-    return infer_config(weights, "deit", overrides), weights
+    return elastic(weights, state_dict["pos_embed"], overrides)

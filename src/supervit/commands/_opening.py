@@ -90,19 +90,20 @@ class _Overrides:
     """What a weights file cannot tell, or should be otherwise."""
 
     num_heads: int | None = None
-    """Attention heads (default: those of the known variant of that width, else 64 channels a head)."""
+    """Attention heads (default: what the config.json beside the weights says, else those of the known variant of that width,
+    else 64 channels a head)."""
     grid_sizes: tuple[int, ...] | None = None
     """Grid sizes of the menu, for weights with one position table (default: the paper's, in proportion)."""
     drop_blocks: tuple[int, ...] | None = None
-    """0-based indices of the blocks that drop tokens (default: 3 6 9)."""
+    """0-based indices of the blocks that drop tokens (default: 3 6 9; of less than ten blocks those at 1/4, 1/2 and 3/4)."""
     mean: tuple[float, ...] | None = None
-    """Channel means of the normalisation (default: ImageNet's)."""
+    """Channel means of the normalisation (default: what the files beside the weights say, else ImageNet's)."""
     std: tuple[float, ...] | None = None
-    """Channel standard deviations of the normalisation (default: ImageNet's)."""
+    """Channel standard deviations of the normalisation (default: likewise)."""
     crop_pct: float | None = None
-    """Evaluation: image size / size of the short side before the centre crop."""
+    """Evaluation: image size / size of the short side before the centre crop (default: likewise, else 0.875)."""
     interpolation: Interpolation | None = None
-    """Evaluation: how files are resized before the crop."""
+    """Evaluation: how files are resized before the crop (default: likewise, else bicubic)."""
     resize: Resize | None = None
     """How images reach a grid's size."""
     reducer: str | None = None
@@ -121,9 +122,17 @@ def parse_points(texts: Sequence[str], menu: Sequence[Complexity]) -> list[Compl
     return [Complexity.of(text) for text in texts] or list(menu)
 
 
-def check_classes(classes: Sequence[str], config: SuperViTConfig) -> None:
-    """Refuse data whose class indices are not the model's."""
-    if config.class_names and tuple(classes) != config.class_names:
+def check_classes(classes: Sequence[str], config: SuperViTConfig, *, is_listed: bool = False) -> None:
+    """Refuse data whose class indices are not the model's.
+
+    Args:
+        classes: Classes of the data in index order.
+        config: Of the model.
+        is_listed: Whether the user gave their order. Names of another kind than the model's (`n01440764` and `tench`, not
+            one in common) are then taken to be in it.
+    """
+    is_same = tuple(classes) == config.class_names or (is_listed and not set(classes) & set(config.class_names))
+    if config.class_names and not is_same:
         raise InputError(
             f"the data's classes ({', '.join(classes[:5])}, ...) are not the model's "
             f"({', '.join(config.class_names[:5])}, ...); use the data it was trained for, or give --data.class-list"
@@ -140,7 +149,7 @@ def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> "Ep
     from supervit.data import EpochLoader, open_dataset
 
     dataset = open_dataset(data, split, config)
-    check_classes(dataset.classes, config)
+    check_classes(dataset.classes, config, is_listed=data.class_list is not None)
     return EpochLoader(dataset, data.batch_size, data.workers, max_damaged=data.max_damaged)
 
 

@@ -13,7 +13,7 @@ class Convert:
     """Write any weights that `supervit.load` takes as a model directory of ours."""
 
     source: tyro.conf.Positional[str]
-    """Weights file: released SuperViT, or DeiT/ViT with timm's or Hugging Face's names."""
+    """Weights file or directory: released SuperViT, or DeiT/ViT with timm's or Hugging Face's names."""
     out: tyro.conf.Positional[Path]
     """Directory to write model.safetensors and config.json into."""
     overrides: Overrides = field(default_factory=Overrides)

@@ -2,18 +2,25 @@
 
 import dataclasses
 
-from supervit.checkpoints import load
+from supervit.checkpoints import is_ours, load
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.model import SuperViT
 
 
 def load_start(source: str, wanted: SuperViTConfig) -> SuperViT:
-    """The model that given weights make, with the fields of `wanted` that differ from their defaults."""
-    defaults = type(wanted)()
-    ignored = ("family", "num_classes", "class_names")
-    fields = [field.name for field in dataclasses.fields(wanted) if field.name not in ignored]
-    return load(source, **{name: getattr(wanted, name) for name in fields if getattr(wanted, name) != getattr(defaults, name)})
+    """The model that given weights make, with the fields of `wanted` that differ from their defaults.
+
+    Names of classes that other libraries write are not those of the data's folders, so they are left out: the classifier
+    stays where the count fits.
+    """
+    defaults = type(wanted)(in_chans=wanted.in_chans)
+    given = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)}
+    given = {name: value for name, value in given.items() if name not in ("family", "num_classes", "class_names")}
+    changed = {name: value for name, value in given.items() if value != getattr(defaults, name)}
+    if wanted.in_chans != type(wanted)().in_chans:
+        changed["in_chans"] = wanted.in_chans
+    return load(source, **changed, **({} if is_ours(source) else {"class_names": ()}))
 
 
 def with_classes(model: SuperViTConfig, classes: list[str]) -> SuperViTConfig:
