@@ -38,6 +38,7 @@ COMMANDS: dict[str, type] = {
 SHELLS = ("bash", "zsh", "fish")
 _HELP = ("-h", "--help")
 _LARGEST = 2**31 - 1
+_NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # what torch says of it, in a RuntimeError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # who reads has seen enough, as of `| head`
         _forget_output()
         raise SystemExit(141) from None
-    except (SuperViTError, OSError, MemoryError) as error:
-        reason = str(error) or "there is not enough memory; use smaller batches or fewer images"
+    except (SuperViTError, OSError, MemoryError, RuntimeError) as error:
+        reason = str(error)
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(reason):
+            reason = "there is not enough memory for this; use smaller batches or fewer images"
+        elif not isinstance(error, SuperViTError | OSError):
+            raise
         print(f"supervit: error: {printable(reason)}", file=sys.stderr)
         _forget_output()
         raise SystemExit(2) from None

@@ -12,6 +12,7 @@ Confidence = Literal["probability", "margin", "entropy"]
 Answering = Literal["last", "mean"]
 
 MAX_PIXELS = 50_000_000  # of an image that is decoded
+MOST_WORKERS = 512  # processes: more are a slip of the finger, and can stop a machine
 SAFETY = 1.0  # standard errors that a chosen cascade must be above a target accuracy
 
 
@@ -50,3 +51,5 @@ class LabelConfig:
         for name, least in (("size", 1), ("top_k", 1), ("batch_size", 1), ("workers", 0), ("max_pixels", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)} must be at least {least}")
+        if self.workers > MOST_WORKERS:
+            raise InputError(f"workers {self.workers} must be at most {MOST_WORKERS}")

@@ -132,6 +132,14 @@ for bad in ("x", "nan", "inf", "-inf", "1,5", "9" * 400):
     ODD.append((["train", "digits", "--data.scale", "0.5", bad], "scale"))
 
 
+ODD.append((["benchmark", "deit_tiny", "--threads", "2147483647"], "threads 2147483647 must be at least 1 and at most 1024"))
+ODD.append((["benchmark", "deit_tiny", "--batch-size", "2147483647"], "not enough memory for this; use smaller batches"))
+ODD.append((["train", "digits", "--data.workers", "99999"], "workers 99999 at least 0, at most 512"))
+ODD.append(
+    (["label", "--root", "x", "--out", "y", "--teacher", "z", "--workers", "99999"], "workers 99999 must be at most 512")
+)
+
+
 @pytest.mark.parametrize("call, hint", ODD)
 def test_odd_command_lines_get_one_line(call, hint, capsys):
     assert hint in refused(capsys, *call).replace("-", "_" if "_" in hint else "-")

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from supervit.complexity import Complexity
 from supervit.errors import printable
 from supervit.pictures import picture_files
+from supervit.progress import track
 
 if TYPE_CHECKING:
     from supervit.predictor import Predictor
@@ -28,11 +27,11 @@ def draw_images(predictor: "Predictor", images: Sequence[Path], points: Sequence
 
     depth = predictor.config.depth
     names = picture_names(images, folder)
-    for image, name in tqdm(list(zip(images, names, strict=True)), desc="drawing", unit="image", disable=None, leave=False):
+    for image, name in track(zip(images, names, strict=True), "draw", len(images), "image"):
         try:
             pixels = predictor.pixels(image)
         except DamagedImage as error:  # in a part that was not needed for the answer
-            tqdm.write(f"cannot draw {printable(str(image))} ({error})", file=sys.stderr)
+            print(f"cannot draw {printable(str(image))} ({error})", file=sys.stderr)
             continue
         rows = look(predictor.runtime, pixels.unsqueeze(0), points)
         draw_dropped(rows, [image.name], depth, picture_files(folder, name))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from supervit.data._reading import Reading
 from supervit.errors import InputError
-from supervit.options import MAX_PIXELS
+from supervit.options import MAX_PIXELS, MOST_WORKERS
 
 Split = Literal["train", "val"]
 
@@ -43,8 +43,10 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         Reading(self.max_pixels)
-        if self.batch_size < 1 or self.workers < 0:
-            raise InputError(f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0")
+        if self.batch_size < 1 or not 0 <= self.workers <= MOST_WORKERS:
+            raise InputError(
+                f"batch_size {self.batch_size} must be at least 1 and workers {self.workers} at least 0, at most {MOST_WORKERS}"
+            )
         if not 0 <= self.max_damaged <= 1:
             raise InputError(f"max_damaged {self.max_damaged} is not in [0, 1]")
 

@@ -14,6 +14,7 @@ from supervit.layers import check_images, resize_images
 from supervit.model import SuperViT, evaluation_mode
 from supervit.options import Precision
 
+_MOST_THREADS = 1024
 _FEW_IMAGES = 16  # from here on a second thread saves as much as it costs
 
 
@@ -57,8 +58,8 @@ def pick_device(name: str) -> torch.device:
 
 def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that cannot be."""
-    if threads is not None and threads < 1:
-        raise InputError(f"threads {threads} must be at least 1; leave it out for those of PyTorch")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise InputError(f"threads {threads} must be at least 1 and at most {_MOST_THREADS}; leave it out for those of PyTorch")
 
 
 def constant(value: str) -> Callable[[], str]:
