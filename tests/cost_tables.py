@@ -10,7 +10,7 @@ def cost(text="4@0.5", batch_size=1, latency_ms=1.0, top1=None, **changes) -> Co
 
 
 def setup(**changes) -> Setup:
-    values = {"model": "m", "device": "d", "runtime": "eager", "precision": "float32", "threads": 1}
+    values = {"model": "m", "device": "d", "cpus": 2.0, "runtime": "eager", "precision": "float32", "threads": 1}
     return Setup(**{**values, "versions": {"torch": "2"}, "date": "2026-01-01T00:00:00+00:00", **changes})
 
 

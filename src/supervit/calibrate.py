@@ -15,7 +15,7 @@ from supervit.errors import InputError
 from supervit.evaluate import standard_error
 from supervit.options import SAFETY, Answering, Confidence
 from supervit.progress import track
-from supervit.runtimes import AnyModel, as_runtime
+from supervit.runtimes import AnyModel, as_runtime, check_finite
 
 _SETTINGS = 4096  # threshold settings tried per ladder, whatever its length
 
@@ -112,13 +112,16 @@ def collect_answers(
         confidence: What confidence is.
 
     Raises:
-        InputError: no images.
+        InputError: no images, or images or logits that are not finite.
     """
     runtime = as_runtime(model)
     points = list(dict.fromkeys(complexities or runtime.points))
     parts = []
     for images, labels in batches:
+        check_finite(images, "pixels")
         logits = runtime.forward_paths(images, points)
+        for point, each in zip(points, logits, strict=True):
+            check_finite(each, f"logits at {point}")
         parts.append(MeanAnswers.of(dict(zip(points, logits, strict=True)), labels, confidence))
     if not parts:
         raise InputError("no images to calibrate on")

@@ -15,7 +15,15 @@ from supervit.evaluate import time_calls
 from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.progress import track
-from supervit.runtimes import Availability, Runtime, RuntimeConfig, available_runtimes, open_runtime, pick_device
+from supervit.runtimes import (
+    Availability,
+    Runtime,
+    RuntimeConfig,
+    available_runtimes,
+    check_finite,
+    open_runtime,
+    pick_device,
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,11 @@ def best_runtime(rows: Sequence[Comparison], max_loss: float = 0.2) -> tuple[str
 
 def _classes(runtime: Runtime, images: Tensor, complexities: Sequence[Complexity], batch_size: int) -> dict[Complexity, Tensor]:
     """Class indices (N) by operating point."""
+    check_finite(images, "pixels")
     batches = [[runtime.logits(batch, point) for point in complexities] for batch in images.split(batch_size)]
+    for each in batches:
+        for point, logits in zip(complexities, each, strict=True):
+            check_finite(logits, f"logits at {point}")
     return {
         point: torch.cat([logits.argmax(dim=1) for logits in each]).cpu()
         for point, each in zip(complexities, zip(*batches, strict=True), strict=True)

@@ -16,7 +16,7 @@ from supervit.fields import check_types, from_plain
 from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.runtimes import AnyModel, as_runtime
 
-SCHEMA = 1  # of the JSON
+SCHEMA = 2  # of the JSON; 1 did not say how many processors could be used
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Setup:
     """Name of what ran the model, such as eager."""
     precision: str
     """Number format, such as float32."""
+    cpus: float
+    """Processors that the process could use: those it was bound to, and its control group's quota."""
     threads: int
     """Threads on the CPU."""
     versions: Mapping[str, str]
@@ -116,9 +118,9 @@ class CostTable:
         """Refuse to be used in another setup; versions and date may differ.
 
         Raises:
-            InputError: measured with another model, device, runtime, precision or number of threads.
+            InputError: measured with another model, device, number of processors, runtime, precision or number of threads.
         """
-        for name in ("model", "device", "runtime", "precision", "threads"):
+        for name in ("model", "device", "cpus", "runtime", "precision", "threads"):
             then, now = getattr(self.setup, name), getattr(setup, name)
             if then != now:
                 raise InputError(
@@ -168,7 +170,9 @@ class CostTable:
         with refusing(f"{str(file)!r} is not a cost table", "write one: supervit profile"):
             content = read_object(Path(file))
             if content.get("schema") != SCHEMA:
-                raise InputError(f"it does not have schema {SCHEMA}, the one of this version of supervit")
+                raise InputError(
+                    f"it has schema {content.get('schema')!r}, not {SCHEMA}, that of this version of supervit: measure again"
+                )
             if content.keys() != {"schema", "setup", "rows"} or not isinstance(content["rows"], list):
                 raise InputError("it must hold schema, setup and a list of rows, and nothing else")
             return cls(tuple(from_plain(Cost, row) for row in content["rows"]), from_plain(Setup, content["setup"]))

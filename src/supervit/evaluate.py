@@ -21,9 +21,11 @@ from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.distributed import World
 from supervit.errors import InputError
+from supervit.limits import check_memory
 from supervit.macs import executed_macs, macs
+from supervit.meters import usable_cpus
 from supervit.progress import progress_bar
-from supervit.runtimes import AnyModel, Runtime, as_runtime
+from supervit.runtimes import AnyModel, Runtime, as_runtime, check_finite
 
 Way = TypeVar("Way")
 
@@ -85,7 +87,7 @@ def evaluate(
             model gives (B), such as `ClassCounts.add`.
 
     Raises:
-        InputError: no images, or a class index that the model does not have.
+        InputError: no images, a class index that the model does not have, or images or logits that are not finite.
     """
     runtime = as_runtime(model)
     classes, points = runtime.model_config.num_classes, list(dict.fromkeys(complexities or runtime.points))
@@ -94,8 +96,10 @@ def evaluate(
     for images, labels in batches:
         if len(labels) and int(labels.max()) >= classes:
             raise InputError(f"class index {int(labels.max())} in the data, but the model has {classes} classes")
+        check_finite(images, "pixels")
         labels = labels.to(runtime.device)
         for row, logits in enumerate(runtime.forward_paths(images, points)):
+            check_finite(logits, f"logits at {points[row]}")
             answers = logits.topk(min(5, classes), dim=1).indices
             is_hit = answers == labels[:, None]
             hits[row] += torch.stack([is_hit[:, 0].sum(), is_hit.sum()])
@@ -136,6 +140,7 @@ def measure_throughput(
 def random_images(runtime: Runtime, batch_size: int) -> Tensor:
     """Noise (B, C, S, S) of the model's image size, placed for a runtime."""
     config = runtime.model_config
+    check_memory(config, config.space.largest, batch_size, runtime.device)
     return runtime.place(torch.randn(batch_size, config.in_chans, config.image_size, config.image_size))
 
 
@@ -205,9 +210,10 @@ def tabulate(
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a measurement was made with: device, threads and versions."""
+    """What a measurement was made with: device, processors that it could use, threads and versions."""
     return {
         "device": device_name(device),
+        "cpus": usable_cpus(),
         "threads": torch.get_num_threads(),
         "versions": {"supervit": __version__, "torch": torch.__version__, "timm": timm.__version__, **_optional_versions()},
     }

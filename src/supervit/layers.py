@@ -8,30 +8,11 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from supervit.config import Resize, SuperViTConfig
-from supervit.errors import InputError
 from supervit.reducers import Scorer
 
 Projection = Callable[[Tensor], tuple[Tensor, ...]]
 
 _ROWS_PER_SLICE = 1024  # tokens per FFN slice on a CPU, nearly: 6 MiB of hidden activations at width 384
-
-
-def check_images(images: Tensor, in_chans: int, grid_size: int) -> None:
-    """Refuse images that are not normalised, square, of the model's channel count and a pixel for each patch (B, C, S, S)."""
-    if images.ndim != 4 or images.shape[1] != in_chans or images.shape[2] != images.shape[3]:
-        raise InputError(
-            f"images of shape {tuple(images.shape)} do not fit; expected (batch, {in_chans}, S, S): "
-            "square (crop or pad first), with the model's channel count"
-        )
-    if not images.is_floating_point():
-        raise InputError(
-            f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
-        )
-    if images.shape[-1] < grid_size:
-        raise InputError(
-            f"images of {images.shape[-1]} pixels are too small for grid size {grid_size}: "
-            "each patch needs a pixel; use larger images or a smaller grid"
-        )
 
 
 def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
@@ -54,6 +35,21 @@ def resize_images(images: Tensor, side: int, form: Resize) -> Tensor:
     return resized.to(images.dtype)
 
 
+def computes_exactly(tensor: Tensor) -> bool:
+    """Whether products with this tensor are float32: it is, and there is no autocast."""
+    return tensor.dtype == torch.float32 and not torch.is_autocast_enabled(tensor.device.type)
+
+
+def class_rows(tokens: Tensor) -> Tensor:
+    """The class token of (B, T, D) as (B, 1, D).
+
+    Numerics: a product with rows that lie apart in memory, as these do in batches of several images, rounds before the bias
+    and after it, which in bfloat16 changed answers with the batch size; so there they are moved together.
+    """
+    rows = tokens[:, :1]
+    return rows if computes_exactly(tokens) else rows.contiguous()
+
+
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows `index` (B, S) of tokens (B, T, D), as (B, S, D).
 
@@ -74,6 +70,17 @@ def take_survivors(tokens: Tensor, order: Tensor, tokens_kept: int) -> Tensor:
     """
     index = order[:, : tokens_kept - 1] + 1
     return take_tokens(tokens, torch.cat([torch.zeros_like(index[:, :1]), index], dim=1))
+
+
+class Classifier(nn.Linear):
+    """A linear layer whose logits are float32 in every precision: rounded to bfloat16 the best classes tie."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (..., K) of tokens (..., D)."""
+        if tokens.dtype == torch.float32:
+            return super().forward(tokens)
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(tokens.float(), self.weight.float(), bias)
 
 
 class Attention(nn.Module):
@@ -121,8 +128,13 @@ class Attention(nn.Module):
         return packed.view(batch, length, parts, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
     def class_attention(self, class_query: Tensor, key: Tensor) -> Tensor:
-        """Softmax attention of the class token (B, H, 1, d) to all keys (B, H, T, d), as (B, H, T)."""
-        return ((class_query * self.scale) @ key.transpose(-2, -1)).softmax(dim=-1).squeeze(2)
+        """Softmax attention of the class token (B, H, 1, d) to all keys (B, H, T, d), as (B, H, T), float32.
+
+        Numerics: scores rounded to bfloat16 tie, and a product under autocast rounds; this form does neither in any mode.
+        """
+        if computes_exactly(key):
+            return ((class_query * self.scale) @ key.transpose(-2, -1)).softmax(dim=-1).squeeze(2)
+        return (class_query.float() * self.scale * key.float()).sum(dim=-1).softmax(dim=-1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of S queries to T keys, projected: (B, S, D)."""
@@ -195,12 +207,12 @@ class Block(nn.Module):
         normed, order = self.norm1(tokens), None
         project_query, project_key_value = self.attn.split_projection()
         key, value = project_key_value(normed)
-        (query,) = project_query(normed[:, :1])
+        (query,) = project_query(class_rows(normed))
         if tokens_ranked:
             with torch.no_grad():
                 order = self._rank(self.attn.class_attention(query, key), normed, tokens_ranked)
         if tokens_out == 1:
-            tokens = tokens[:, :1]
+            tokens = class_rows(tokens)
         else:
             assert order is not None
             tokens = take_survivors(tokens, order, tokens_out)
@@ -215,7 +227,8 @@ class Block(nn.Module):
         tokens = self._add_residual(tokens, self.attn.merge_heads(attention @ value))
         if tokens_ranked:
             with torch.no_grad():
-                order = self._rank(attention[:, :, 0], normed, tokens_ranked)
+                of_class = attention[:, :, 0] if computes_exactly(key) else self.attn.class_attention(query[:, :, :1], key)
+                order = self._rank(of_class, normed, tokens_ranked)
             if tokens_out < tokens.shape[1]:
                 tokens = take_survivors(tokens, order, tokens_out)
         return tokens, order

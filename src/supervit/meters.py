@@ -1,8 +1,9 @@
-"""What a call takes of this machine besides time: memory and energy, where the machine tells."""
+"""What this process may use of the machine, and what a call takes besides time: memory and energy, where the machine tells."""
 
 import ctypes
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,61 @@ from typing import Any
 
 import torch
 
+CGROUPS = Path("/sys/fs/cgroup")
 POWERCAP = Path("/sys/class/powercap")
 _MIB = 2**20
+
+
+def usable_cpus(cgroups: Path = CGROUPS) -> float:
+    """Processors that this process may use: those it is bound to, and no more than the quota of its control group."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [float(bound)]
+    for group in _own_groups(cgroups, "cpu"):
+        quota, period = _first_line(group / "cpu.max").split() if (group / "cpu.max").exists() else (
+            _first_line(group / "cpu.cfs_quota_us"), _first_line(group / "cpu.cfs_period_us"))  # fmt: skip
+        if quota.isdigit() and period.isdigit():  # else "max", -1 or no such file
+            quotas.append(round(int(quota) / int(period), 2))
+    return min(quotas)
+
+
+def free_memory_bytes(device: torch.device, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes that this process can still get; None where the system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    lines = _lines(Path("/proc/meminfo"))
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for group in _own_groups(cgroups, "memory"):
+        limits = [_first_line(group / name) for name in ("memory.max", "memory.limit_in_bytes")]
+        used = [_first_line(group / name) for name in ("memory.current", "memory.usage_in_bytes")]
+        cache = [line.split()[1] for line in _lines(group / "memory.stat") if line.split()[0] in ("inactive_file", "file")]
+        for limit, held in zip(limits, used, strict=True):
+            if limit.isdigit() and held.isdigit():
+                found.append(int(limit) - int(held) + max(map(int, cache), default=0))  # the cache of files makes room
+    return max(min(found), 0) if found else None
+
+
+def _own_groups(cgroups: Path, controller: str) -> list[Path]:
+    """The directories of this process's control group and those above it: of version 2, and of a controller's version 1."""
+    groups = [cgroups, cgroups / controller]
+    for line in _lines(Path("/proc/self/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        root = cgroups / controller if controller in controllers.split(",") else cgroups if not controllers else None
+        if root is not None:
+            parts = [part for part in path.split("/") if part not in ("", "..")]
+            groups += [root.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    return groups
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:  # not Linux, or not for us
+        return []
+
+
+def _first_line(file: Path) -> str:
+    return next(iter(_lines(file)), "")
 
 
 def peak_memory_mib(call: Callable[[], Any], device: torch.device) -> float | None:

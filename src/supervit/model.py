@@ -1,7 +1,6 @@
 """SuperViT: one vision transformer with many operating points that share all weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from supervit.complexity import Branch, Complexity, grow_tree
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.hub import LIBRARY, TASK, fetch, model_card
-from supervit.layers import Block, check_images, resize_images, take_survivors
+from supervit.layers import Block, Classifier, resize_images, take_survivors
+from supervit.limits import check_images, check_memory
 from supervit.plugins import load_plugin
 from supervit.storage import WEIGHTS_FILE, adapt_channels, filled, fingerprint, read_config, write_model
 from supervit.trace import Trace
@@ -175,6 +175,8 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
     def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
         """Class token and patch tokens with their positions (Eq. 7)."""
         check_images(images, self.config.in_chans, grid_size)
+        if not torch.compiler.is_compiling():
+            check_memory(self.config, Complexity(grid_size), len(images), images.device, images.element_size())
         side = self.config.patch_size * grid_size
         tokens = self.patch_embed(resize_images(images, side, self.config.resize)).flatten(2).transpose(1, 2)
         tokens = mix(tokens, grid_size) if mix else tokens
@@ -250,13 +252,13 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
         self._make_classifiers()
 
     def _make_classifiers(self) -> None:
-        self.head = self._classifier()
+        self.head = self._classifier(Classifier)
         if self.config.dense_head:
-            self.aux_head = self._classifier()
+            self.aux_head = self._classifier(nn.Linear)
 
-    def _classifier(self) -> nn.Module:
+    def _classifier(self, linear: type[nn.Linear]) -> nn.Module:
         classes = self.config.num_classes
-        classifier = nn.Linear(self.config.embed_dim, classes) if classes else nn.Identity()
+        classifier = linear(self.config.embed_dim, classes) if classes else nn.Identity()
         return classifier.apply(_init_weights).to(self.cls_token.device, self.cls_token.dtype)
 
     def no_weight_decay(self) -> set[str]:
@@ -381,14 +383,3 @@ def create_model(name: str, img_size: int | tuple[int, int] | None = None, **ove
         InputError: unknown variant or field (with the near names), or a value that does not fit.
     """
     return SuperViT(variant_config(name, img_size, **overrides))
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and as it was afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from supervit.data import (
 from supervit.errors import InputError
 from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
-from supervit.runtimes import AnyModel, as_runtime, one_thread
+from supervit.runtimes import AnyModel, as_runtime, on_one_thread
 
 AnyImage = str | Path | bytes | Image.Image | np.ndarray | Tensor
 AnyPoint = Complexity | str | Ladder
@@ -209,8 +210,7 @@ class Predictor:
         if isinstance(point, Complexity):
             grid_size, together = point.grid_size, self.batch_size
         while batch := list(islice(numbered, together)):
-            with one_thread():  # Cost: on several, small operations take longer than the work in them
-                seen = [self._read(number, image, grid_size) for number, image in batch]
+            seen = on_one_thread(partial(self._read_all, batch, grid_size))
             classified = self._classify([read.pixels for _, read in seen if isinstance(read, _Read)], point)
             for source, read in seen:
                 if isinstance(read, str):
@@ -228,8 +228,7 @@ class Predictor:
         """The best classes, operating point and its costs of images (C, side, side) that have the size to be run at."""
         if not pixels:
             return
-        with self.runtime.preparing(len(pixels)):
-            images = torch.stack(pixels)
+        images = self.runtime.preparing(len(pixels), lambda: torch.stack(pixels))
         rungs: tuple[Complexity, ...]
         if isinstance(point, Complexity):
             logits, rungs, left = self.runtime.logits(images, point), (point,), [0] * len(images)
@@ -247,6 +246,9 @@ class Predictor:
 
     def _candidate(self, index: int, probability: float) -> "Candidate":
         return Candidate(index, self.config.class_names[index] if self.config.class_names else None, probability)
+
+    def _read_all(self, batch: Sequence[tuple[int, AnyImage]], grid_size: int) -> "list[tuple[str, _Read | str]]":
+        return [self._read(number, image, grid_size) for number, image in batch]
 
     def _read(self, number: int, image: AnyImage, grid_size: int) -> "tuple[str, _Read | str]":
         """The source of an image, and its pixels that the model sees (C, side, side) or why there are none."""

@@ -77,7 +77,7 @@ def test_the_report_says_how_to_ask_for_each_point_and_how_far_it_is_from_pytorc
 @torch.no_grad()
 def test_an_artefact_is_a_runtime(elastic):
     target, model, out, report = elastic
-    runtime = open_artefact(str(out), threads=1)
+    runtime = open_artefact(str(out), threads=1, trust=True)
     assert (runtime.name, runtime.precision, runtime.threads) == (load_plugin(supervit.export, target).RUNTIME, "float32", 1)
     assert runtime.points == tuple(model.config.space)
     assert runtime.fingerprint() == model.fingerprint() == report.fingerprint
@@ -87,7 +87,7 @@ def test_an_artefact_is_a_runtime(elastic):
     with pytest.raises(InputError, match="has no grid size 5; use one of 4, 7"):
         runtime.logits(images, "5")
     with pytest.raises(InputError, match="runs in float32.*, not in int8; export it in int8"):
-        open_artefact(out, "int8")
+        open_artefact(out, "int8", trust=True)
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def test_one_point_gives_a_static_graph_also_of_an_untrained_grid(target, tmp_pa
     images = torch.randn(4, 3, 24, 24)
     logits = load_plugin(supervit.export, target).read(tmp_path / "out")(images)
     torch.testing.assert_close(logits, model.eval()(images, "6@0.3"), atol=1e-4, rtol=1e-4)
-    runtime = open_artefact(tmp_path / "out")
+    runtime = open_artefact(tmp_path / "out", trust=True)
     torch.testing.assert_close(runtime.logits(images, runtime.points[0]), logits, atol=1e-4, rtol=1e-4)
     with pytest.raises(InputError, match=r"runs 6@0.3 alone, not 6; export several points"):
         runtime.logits(images, "6")
@@ -185,13 +185,13 @@ def test_what_is_no_artefact_is_refused(tmp_path, content):
 
 
 def test_a_damaged_artefact_is_refused(elastic, tmp_path):
-    target, _, out, _ = elastic
+    _, _, out, _ = elastic
     shutil.copytree(out, tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         if path.name != "export.json":
             path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=f"cannot be read as {target}"):
-        open_artefact(tmp_path / "out")
+    with pytest.raises(InputError, match="too few|not the file that was exported|and its files have"):
+        open_artefact(tmp_path / "out", trust=True)
 
 
 @pytest.mark.parametrize(

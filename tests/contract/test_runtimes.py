@@ -2,12 +2,16 @@
 
 import dataclasses
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from supervit import Complexity, InputError, SuperViT
+from supervit import Complexity, InputError, Predictor, SuperViT
+from supervit.calibrate import collect_answers
 from supervit.cascade import Cascade, Ladder, climb_macs
+from supervit.comparison import compare_runtimes
+from supervit.evaluate import evaluate
 from supervit.runtimes import Runtime, RuntimeConfig, as_runtime, available_runtimes, open_runtime, runtime_names
 from tests.conftest import small_config, trained_like
 from tests.contract.test_exports import SMALL, small_model
@@ -49,6 +53,118 @@ def test_logits_stay_what_they_were_when_the_runtime_goes_on(opened):
     copy = first.clone()
     runtime.logits(torch.randn(2, 3, 28, 28), "7")
     assert torch.equal(first, copy)
+
+
+CALLS = [(index, POINTS[index % 4], 1 + index % 3) for index in range(24)]
+
+
+def images_of(index: int, count: int) -> torch.Tensor:
+    return torch.randn(count, 3, (28, 30)[index % 2], (28, 30)[index % 2], generator=torch.Generator().manual_seed(index))
+
+
+def test_many_threads_with_mixed_points_and_batches_get_the_answers_that_one_gets(opened):
+    runtime, _ = opened
+    expected = [runtime.logits(images_of(index, count), point) for index, point, count in CALLS]
+
+    def call_all(first):
+        turns = [(first + 5 * step) % len(CALLS) for step in range(len(CALLS))]
+        return [(turn, runtime.logits(images_of(turn, CALLS[turn][2]), CALLS[turn][1])) for turn in turns]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(call_all, range(8)):
+            for turn, logits in found:
+                torch.testing.assert_close(logits, expected[turn], atol=1e-5, rtol=1e-5)
+
+
+def test_predictors_and_cascades_answer_many_threads_as_they_answer_one(opened):
+    runtime, _ = opened
+    ladder = Ladder(tuple(map(Complexity.of, ("4", "7@0.5", "7"))), (0.4, 0.4))
+    predictor, cascade = Predictor(runtime, batch_size=2), Cascade(runtime, ladder, batch_size=2)
+    batches = [images_of(2 * index, 5) for index in range(6)]
+
+    def answers(batch):
+        exits = cascade.predict(batch)
+        given = [
+            [(one.class_index, round(one.probability, 4)) for one in predictor(batch, point)] for point in (*POINTS, ladder)
+        ]
+        return exits.rungs.tolist(), exits.logits.argmax(dim=1).tolist(), given
+
+    expected = [answers(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answers, batches * 2)) == expected * 2
+
+
+def test_classes_are_chosen_by_float32_logits_in_every_precision(opened):
+    runtime, _ = opened
+    for point in POINTS:
+        logits = runtime.logits(torch.randn(3, 3, 28, 28), point)
+        assert (logits.bfloat16().float() != logits).float().mean() > 0.8, point
+
+
+def test_answers_do_not_change_with_the_batch_size_or_the_other_images(opened):
+    runtime, _ = opened
+    images, others = images_of(0, 6), images_of(2, 6)
+    for point in POINTS:
+        together = runtime.logits(images, point)
+        mixed = runtime.logits(torch.cat([images[:3], others[3:]]), point)
+        torch.testing.assert_close(mixed[:3], together[:3], atol=1e-5, rtol=1e-5)
+        for size in (1, 2, 4):
+            apart = torch.cat([runtime.logits(batch, point) for batch in images.split(size)])
+            assert torch.equal(apart.argmax(dim=1), together.argmax(dim=1)), (point, size)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.zeros(1, 3, 28, 28).to_sparse(), "sparse tensors hold no pixels"),
+        (torch.zeros(1, 3, 28, 28, device="meta"), "meta tensors hold no pixels"),
+        (torch.zeros(1, 3, 28, 28, dtype=torch.complex64), "type torch.complex64 do not fit"),
+        (torch.zeros(1, 3, 28, 28, dtype=torch.bool), "type torch.bool do not fit"),
+        (torch.zeros(1, 3, 1, 1).expand(1, 3, 99999, 99999), "need at least .* GiB of memory"),
+        (torch.zeros(1, 3, 28, 28).expand(10**9, 3, 28, 28), "1000000000 images .* need at least .* GiB of memory"),
+    ],
+)
+def test_images_that_cannot_be_run_are_refused_before_memory_is_asked_for(opened, images, message):
+    runtime, model = opened
+    for run in (runtime.logits, lambda images, point: runtime.forward_paths(images, [point]), model):
+        with pytest.raises(InputError, match=message):
+            run(images, "99999" if images.shape[-1] == 99999 else "7")
+
+
+def test_images_that_want_a_gradient_or_lie_apart_in_memory_are_run(opened):
+    runtime, _ = opened
+    images = torch.randn(2, 3, 28, 28)
+    expected = runtime.logits(images, "7")
+    apart = images.transpose(2, 3).contiguous().transpose(2, 3)
+    for other in (apart, images.clone().requires_grad_(), images.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(runtime.logits(other, "7"), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_runtime_is_evaluated_calibrated_or_compared_on_what_is_no_number(opened):
+    runtime, model = opened
+    batch = torch.randn(4, 3, 28, 28), torch.zeros(4, dtype=torch.long)
+    run = lambda images, point: runtime.run(images.to(runtime.dtype), point) * torch.tensor([[1], [1], [torch.nan], [1]])  # noqa: E731
+    broken, points = dataclasses.replace(runtime, run=run, model=None), [Complexity.of("4@0.5"), Complexity.of("7")]
+    for use in (evaluate, collect_answers):
+        with pytest.raises(InputError, match="logits at 4@0.5 are not finite for 1 of 4 images; check weights and images"):
+            use(broken, [batch], points)
+    batch[0][1] = torch.inf
+    for use in (evaluate, collect_answers):
+        with pytest.raises(InputError, match="pixels are not finite for 1 of 4 images; check weights and images"):
+            use(runtime, [batch], points)
+    with pytest.raises(InputError, match="pixels are not finite for 1 of 4 images"):
+        compare_runtimes(model, *batch, points, batch_size=2)
+
+
+@pytest.mark.parametrize("name", runtime_names())
+def test_weights_that_are_no_numbers_are_refused_in_every_runtime(name):
+    if obstacle := HERE[name, "float32"]:
+        pytest.skip(obstacle)
+    model = small_model()
+    with torch.no_grad():
+        model.blocks[1].mlp.fc1.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="are not (all )?finite"):
+        evaluate(open_runtime(name, model), [(torch.randn(2, 3, 28, 28), torch.zeros(2, dtype=torch.long))])
 
 
 def test_several_points_get_the_logits_that_each_gets_alone(opened):
@@ -220,8 +336,7 @@ def test_few_images_for_another_library_are_prepared_on_one_thread():
     torch.set_num_threads(2)
     try:
         for runtime, count, threads in ((other, 1, 1), (other, 64, 2), (as_runtime(model), 1, 2)):
-            with runtime.preparing(count):
-                assert torch.get_num_threads() == threads
+            assert runtime.preparing(count, torch.get_num_threads) == threads
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

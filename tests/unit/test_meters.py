@@ -1,10 +1,18 @@
+import os
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from supervit.meters import EnergyCounter, energy_counters, measure_energy_j, peak_memory_mib
+from supervit.meters import (
+    EnergyCounter,
+    energy_counters,
+    free_memory_bytes,
+    measure_energy_j,
+    peak_memory_mib,
+    usable_cpus,
+)
 
 CPU = torch.device("cpu")
 
@@ -79,3 +87,34 @@ def test_peak_memory_sees_what_a_call_frees_again():
         pytest.skip("this system does not let a process reset its peak")
     assert 60 < peak < 80
     assert peak_memory_mib(lambda: None, CPU) < 2
+
+
+def group(root, **files):
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (root / name.replace("__", ".")).write_text(f"{content}\n")
+    return root
+
+
+def test_the_processors_are_those_that_the_process_is_bound_to_and_no_more_than_its_quota(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert usable_cpus(tmp_path / "none") == 4
+    assert usable_cpus(group(tmp_path / "free", cpu__max="max 100000")) == 4
+    assert usable_cpus(group(tmp_path / "second", cpu__max="150000 100000")) == 1.5
+    group(tmp_path / "first" / "cpu", cpu__cfs_quota_us=200000, cpu__cfs_period_us=100000)
+    assert usable_cpus(tmp_path / "first") == 2
+    group(tmp_path / "open" / "cpu", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
+    assert usable_cpus(tmp_path / "open") == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
+    assert usable_cpus(tmp_path / "second") == 1
+
+
+def test_the_memory_is_what_the_system_has_and_no_more_than_the_control_group_allows(tmp_path):
+    alone = free_memory_bytes(CPU, tmp_path / "none")
+    assert alone is None or alone > 0
+    limits = {"memory__max": 3000, "memory__current": 2500, "memory__stat": "anon 2000\nfile 500\ninactive_file 300"}
+    assert free_memory_bytes(CPU, group(tmp_path / "second", **limits)) == 1000
+    group(tmp_path / "first" / "memory", memory__limit_in_bytes=5000, memory__usage_in_bytes=4000)
+    assert free_memory_bytes(CPU, tmp_path / "first") == 1000
+    open_end = free_memory_bytes(CPU, group(tmp_path / "open", memory__max="max", memory__current=5))
+    assert open_end is None or open_end > 1000

@@ -29,7 +29,7 @@ def printed(answers: "Iterable[Answer]", form: Form) -> "Iterator[Answer]":
         writer.writerow(_COLUMNS)
     for answer in answers:
         if form == "json":
-            print(json.dumps(_record(answer)))
+            print(json.dumps(_record(answer), allow_nan=False))
         elif form == "csv":
             writer.writerows([record.get(name) for name in _COLUMNS] for record in _ranks(answer))
         else:

@@ -35,6 +35,8 @@ class _RunOptions:
     """CPU threads (default: as many as PyTorch takes)."""
     device: str = "auto"
     """Torch device; auto takes the GPU if there is one and the runtime can use it."""
+    trust: bool = False
+    """Open artefacts of torch_export and aot_inductor, which can run code of whoever wrote them."""
 
     def open(self, path: str, **overrides: Any) -> "Runtime":
         """The model or the exported artefact at a path, in the runtime asked for.
@@ -76,7 +78,7 @@ class _RunOptions:
             raise InputError(f"{str(path)!r} is an exported artefact and cannot change {', '.join(overrides)}; export it anew")
         if self.device not in ("auto", "cpu"):
             raise InputError(f"device {self.device!r}: artefacts run on the CPU here; leave --device out")
-        opened = open_artefact(path, self.precision, self.threads)
+        opened = open_artefact(path, self.precision, self.threads, self.trust)
         if self.runtime not in (None, opened.name):
             raise InputError(f"{str(path)!r} is for {opened.name}, not {self.runtime}; leave --runtime out, or give the model")
         return opened
@@ -146,10 +148,15 @@ def check_classes(classes: Sequence[str], config: SuperViTConfig, *, is_listed: 
 
 def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> "EpochLoader":
     """The images of a part of the data, in order, whose classes are the model's."""
+    import torch
+
     from supervit.data import EpochLoader, open_dataset
+    from supervit.limits import check_bytes
 
     dataset = open_dataset(data, split, config)
     check_classes(dataset.classes, config, is_listed=data.class_list is not None)
+    batch = min(data.batch_size, len(dataset))  # before they are read into memory
+    check_bytes(f"batches of {batch} images", 4 * batch * config.in_chans * config.image_size**2, torch.device("cpu"))
     return EpochLoader(dataset, data.batch_size, data.workers, max_damaged=data.max_damaged)
 
 

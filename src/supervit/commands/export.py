@@ -14,6 +14,8 @@ from supervit.options import Precision
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from supervit.export import ExportReport
+
 
 @dataclass(frozen=True)
 class Export:
@@ -42,7 +44,8 @@ class Export:
 
         check_export(self.target, self.precision, self.points, self.out)
         model = load(self.model)
-        report = export_model(model, self.target, self.out, self.points, self.precision, self._calibration(model.config))
+        images, labels = self._calibration(model.config)
+        report = export_model(model, self.target, self.out, self.points, self.precision, images, labels)
         cells = [["complexity", "image side", "keep", "largest difference"]]
         for point in report.points:
             keep = " ".join(map(str, point.keep))
@@ -50,14 +53,30 @@ class Export:
         print(aligned_table(cells), end="")
         print(f"\nwrote {self.out}: {report.form} {report.target}, {report.precision}, inputs {', '.join(report.inputs)}")
         if report.precision == "int8":
-            print(f"int8 rounds, so no difference is refused; see what it costs: supervit evaluate {self.out} --data.root DATA")
+            _print_quantised(report)
+        print(f"how to run it without supervit: python {self.out / 'example.py'} IMAGE")
 
-    def _calibration(self, config: SuperViTConfig) -> "Tensor | None":
+    def _calibration(self, config: SuperViTConfig) -> "tuple[Tensor | None, Tensor | None]":
         from supervit.data import draw_images
 
         if self.precision != "int8":
-            return None
+            return None, None
         loader = open_loader(self.data, "val", config)
-        images, _ = draw_images(loader, self.calibration_images)
+        images, labels = draw_images(loader, self.calibration_images)
         print_damaged(loader)
-        return images
+        return images, labels
+
+
+def _print_quantised(report: "ExportReport") -> None:
+    """What int8 costs on the images that it was calibrated on."""
+    from supervit.report import aligned_table
+
+    found = report.quantised
+    assert found is not None
+    cells = [["complexity", "agreement %", "top-1 %", "float32 top-1 %"]]
+    for point, agreement in found.agreement.items():
+        known = [] if found.top1 is None or found.top1_float32 is None else [found.top1[point], found.top1_float32[point]]
+        cells.append([point, *(f"{value:.1f}" for value in (agreement, *known))])
+    print(f"\nint8 rounds, so no difference is refused; on the {found.images} images that it was calibrated on:\n")
+    print(aligned_table([row[: len(cells[1])] for row in cells]), end="")
+    print("on others: supervit evaluate ARTEFACT --data.root DATA")

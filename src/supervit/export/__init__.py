@@ -7,17 +7,21 @@ A target file has:
 - `PACKAGES`: optional packages that it needs, each with the extra of ours that brings it;
 - `CASTS`: others that what was written in float32 can be read in;
 - `RUNTIME`: the name of what runs the file;
-- `write(graph, directory, calibration)`: writes a `Graph`; `calibration` is what to quantise by, empty unless int8;
+- `RUNS_CODE`: why its files can run code of whoever wrote them, or None where they cannot;
+- `EXAMPLE`: the packages that run its files, and the lines of Python that do, from `inputs` to `logits`;
+- `write(graph, directory, calibration, metadata)`: writes a `Graph`; `calibration` is what to quantise by, empty unless int8;
+  `metadata` are texts for the file's own, where it has such;
 - `read(directory, precision, threads)`: a function from the graph's inputs to logits (B, K), by which the file is verified.
 
-An artefact is a directory: what the target wrote, and `export.json`, which says how to run it.
+An artefact is a directory: what the target wrote, `example.py`, which runs it without this package, and `export.json`, which
+says all that one must know for it and the checksums of the other files.
 """
 
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,19 @@ from supervit._version import __version__
 from supervit.backbones import config_from_dict
 from supervit.complexity import Complexity
 from supervit.errors import InputError, SuperViTError, reason_of
+from supervit.export._describe import (
+    Preprocessing,
+    Quantised,
+    TensorReport,
+    check_files,
+    check_sizes,
+    compare_answers,
+    digests_of,
+    metadata_of,
+    preprocessing_of,
+    tensors_of,
+    write_examples,
+)
 from supervit.export._graph import AnyComplexity, Graph, Interface, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.fields import from_plain
@@ -39,7 +56,7 @@ from supervit.progress import progress_bar
 from supervit.storage import EXPORT_FILE
 
 __all__ = [
-    "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "calibration_feeds", "check_export",
+    "ExportError", "ExportReport", "Graph", "PointReport", "Precision", "Quantised", "calibration_feeds", "check_export",
     "export_model", "read_graph", "read_report", "runner_of", "target_names", "trace",
 ]  # fmt: skip
 
@@ -58,7 +75,7 @@ class PointReport:
     image_size: int
     """Side in pixels of the images it takes."""
     keep: tuple[int, ...]
-    """Input `keep` of an elastic graph: tokens that survive each drop block, class token included."""
+    """Input `keep` of an elastic graph at this point: tokens that survive each drop block, class token included."""
     difference: float
     """Largest absolute difference of a logit to PyTorch in float32, on random images."""
 
@@ -79,6 +96,16 @@ class ExportReport:
     versions: dict[str, str]
     fingerprint: str
     """That of the model (`SuperViT.fingerprint`)."""
+    tensors: tuple[TensorReport, ...]
+    """The inputs in their order, then the output."""
+    preprocessing: Preprocessing
+    """How a picture becomes `images`."""
+    class_names: tuple[str, ...]
+    """In the order of the logits, if known."""
+    files: Mapping[str, str]
+    """SHA-256 of the other files, by name."""
+    quantised: Quantised | None = None
+    """What int8 costs."""
 
 
 def target_names() -> list[str]:
@@ -112,6 +139,7 @@ def export_model(
     points: Sequence[AnyComplexity] = (),
     precision: Precision = "float32",
     calibration: Tensor | None = None,
+    labels: Tensor | None = None,
 ) -> ExportReport:
     """The report of an export that was verified against PyTorch, then written.
 
@@ -123,6 +151,7 @@ def export_model(
             once, that takes images at the size of any of their grids and the number of tokens to keep.
         precision: `float32` or `int8`.
         calibration: Normalised images (N, C, S, S) that int8 is calibrated on, some hundred of those to be classified.
+        labels: Their class indices (N): the report then says what int8 costs in accuracy.
 
     Raises:
         InputError: as `check_export`, or int8 without images.
@@ -137,27 +166,31 @@ def export_model(
         temporary.mkdir(parents=True)
         with progress_bar("export", 3, "step") as advance:
             graph = trace(model, points)
+            report = _describe(graph, target, precision, model.fingerprint())
             advance(1)
-            plugin.write(graph, temporary, [] if calibration is None else calibration_feeds(graph, calibration))
+            feeds = [] if calibration is None else calibration_feeds(graph, calibration)
+            plugin.write(graph, temporary, feeds, metadata_of(asdict(report)))
             advance(1)
-            found = differences(graph, model, plugin.read(temporary, precision))
+            run = plugin.read(temporary, precision)
+            found = differences(graph, model, run)
             advance(1)
-        report = _report(graph, target, precision, found, model.fingerprint())
+        report = replace(report, points=tuple(replace(p, difference=found[Complexity.of(p.complexity)]) for p in report.points))
         _check(report)
-        write_json(temporary / EXPORT_FILE, asdict(report))
+        if calibration is not None:
+            report = replace(report, quantised=compare_answers(graph, run, model, calibration, labels))
+        write_examples(temporary, graph, *plugin.EXAMPLE)
+        write_json(temporary / EXPORT_FILE, asdict(replace(report, files=digests_of(temporary))))
         temporary.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {str(out)!r} ({error.strerror}); name a directory that you may write") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return report
+    return read_report(out)
 
 
-def _report(graph: Graph, target: str, precision: Precision, found: dict[Complexity, float], fingerprint: str) -> ExportReport:
-    points = tuple(
-        PointReport(str(point), graph.side(point), tuple(graph.keep(point).tolist()), difference)
-        for point, difference in found.items()
-    )
+def _describe(graph: Graph, target: str, precision: Precision, fingerprint: str) -> ExportReport:
+    """The report of what is yet to be written and verified."""
+    points = tuple(PointReport(str(p), graph.side(p), tuple(graph.keep(p).tolist()), 0.0) for p in graph.points)
     return ExportReport(
         target=target,
         form="elastic" if graph.is_elastic else "static",
@@ -167,6 +200,10 @@ def _report(graph: Graph, target: str, precision: Precision, found: dict[Complex
         config=graph.config.to_dict(),
         versions={"supervit": __version__, "torch": torch.__version__},
         fingerprint=fingerprint,
+        tensors=tensors_of(graph),
+        preprocessing=preprocessing_of(graph.config),
+        class_names=graph.config.class_names,
+        files={},
     )
 
 
@@ -185,16 +222,29 @@ def read_report(directory: Path) -> ExportReport:
     """The report of an artefact.
 
     Raises:
-        InputError: the directory holds none, or a damaged one.
+        InputError: the directory holds none, or a damaged one, or one that does not fit its files.
     """
     with refusing(f"{str(directory / EXPORT_FILE)!r} is not the report of an export", "write one: supervit export"):
         report = from_plain(ExportReport, read_object(directory / EXPORT_FILE))
+        if not report.points or not report.files:
+            raise InputError("it lists no operating points or no files")
+        held = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+        sizes, keeps = tuple(p.image_size for p in report.points), tuple(p.keep for p in report.points)
+        check_sizes(_interface(report), sizes, keeps, held)
     load_plugin(sys.modules[__name__], report.target)
     return report
 
 
+def _interface(report: ExportReport) -> Interface:
+    return Interface(config_from_dict(report.config), tuple(Complexity.of(point.complexity) for point in report.points))
+
+
 def read_graph(
-    directory: Path, report: ExportReport, precision: Precision | None = None, threads: int | None = None
+    directory: Path,
+    report: ExportReport,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    trust: bool = False,
 ) -> tuple[Interface, Callable[..., Tensor]]:
     """What the inputs of an artefact's graph are, and the graph as a function from them to logits (B, K).
 
@@ -203,18 +253,25 @@ def read_graph(
         report: Of the artefact (`read_report`).
         precision: Arithmetic; default: that of the file.
         threads: CPU threads; default: the runtime's choice.
+        trust: Whether to open formats that can run code of whoever wrote them.
 
     Raises:
-        InputError: a precision that the file does not have, or files that are missing or damaged.
+        InputError: a precision that the file does not have, files that are missing, changed or damaged, or a format that
+            needs trust.
     """
     plugin = load_plugin(sys.modules[__name__], report.target)
     has = (report.precision, *(plugin.CASTS if report.precision == "float32" else ()))
     precision = precision or report.precision
     if precision not in has:
         raise InputError(f"{str(directory)!r} runs in {' or '.join(has)}, not in {precision}; export it in {precision}")
-    interface = Interface(config_from_dict(report.config), tuple(Complexity.of(point.complexity) for point in report.points))
+    if plugin.RUNS_CODE and not trust:
+        raise InputError(
+            f"{str(directory)!r} can run code of whoever wrote it ({plugin.RUNS_CODE}); if you trust them, say so: --trust or "
+            "trust=True. Otherwise use an artefact of onnx or openvino"
+        )
+    check_files(directory, report.files)
     try:
-        return interface, plugin.read(directory, precision, threads)
+        return _interface(report), plugin.read(directory, precision, threads)
     except SuperViTError:
         raise
     except Exception as error:  # each runtime has errors of its own for a file that it cannot read

@@ -13,7 +13,8 @@ from torch.export import Dim, ExportedProgram
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.layers import Attention, Block, Projection, check_images, resize_images
+from supervit.layers import Attention, Block, Projection, resize_images
+from supervit.limits import check_images, check_memory
 from supervit.model import SuperViT
 
 AnyComplexity = Complexity | str
@@ -180,9 +181,13 @@ class Graph(Interface):
 def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     """The graph that serves these operating points (default: the menu), for any batch size; the model is left as it is."""
     asked = tuple(dict.fromkeys(map(Complexity.of, points))) or tuple(model.config.space)
+    for name, tensor in model.state_dict().items():  # other libraries may make numbers of those that are none
+        if not tensor.isfinite().all():
+            raise InputError(f"the weights {name} are not all finite; load or train the model again")
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     part_projections(model, blocks_in_part(model.config, asked))
     config, batch = model.config, Dim("batch", min=1, max=_MOST_IMAGES)
+    check_memory(config, max(asked), 2, torch.device("cpu"))
     grids = sorted({point.grid_size for point in asked})
     side = config.patch_size * grids[-1]
     images = torch.zeros(2, config.in_chans, side, side)

@@ -8,12 +8,13 @@ from supervit.export._graph import Feed
 from supervit.plugins import import_extra
 
 
-def quantize(model: Any, feeds: Sequence[Feed]) -> Any:
+def quantize(model: Any, feeds: Sequence[Feed], exact: Sequence[str]) -> Any:
     """The ONNX or OpenVINO model with int8 matrix products where that loses little (NNCF, with SmoothQuant).
 
     Args:
         model: An `onnx.ModelProto` or `openvino.Model`.
         feeds: Inputs by name to calibrate on.
+        exact: Names of nodes that stay as they are: those that tokens are ranked by.
     """
     nncf = import_extra("nncf", "int8")
     nncf.set_log_level(logging.ERROR)
@@ -27,5 +28,6 @@ def quantize(model: Any, feeds: Sequence[Feed]) -> Any:
         nncf.Dataset(list(feeds)),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(feeds),
+        ignored_scope=nncf.IgnoredScope(names=list(exact)) if exact else None,
         advanced_parameters=parameters,
     )

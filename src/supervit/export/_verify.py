@@ -7,7 +7,8 @@ from torch import Tensor
 
 from supervit.complexity import Complexity
 from supervit.export._graph import Graph
-from supervit.model import SuperViT, evaluation_mode
+from supervit.model import SuperViT
+from supervit.modes import evaluation_mode
 
 _BATCH_SIZES = (1, 3)
 _DRAWS = 3

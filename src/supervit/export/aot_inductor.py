@@ -3,7 +3,7 @@
 One operating point in a file: the elastic graph's sizes depend on an input, which AOTInductor's C++ does not compile.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from supervit.errors import InputError, reason_of
 from supervit.export._graph import Feed, Graph
+from supervit.files import write_text
 from supervit.options import Precision
 
 PRECISIONS = ("float32",)
@@ -18,12 +19,42 @@ IS_STATIC = True
 PACKAGES = ()
 CASTS = ()
 RUNTIME = "aot_inductor"
+RUNS_CODE = "it is compiled code"
+EXAMPLE = (
+    "torch",
+    """import torch  # this package is compiled code: load it only if you trust its maker
+
+run = torch._inductor.aoti_load_package(str(here / "model.pt2"))
+logits = run(*map(torch.from_numpy, inputs.values()))[0].numpy()""",
+)
 
 _FILE = "model.pt2"
+_CPP = """// Prints the best class of an image: example model.pt2 IMAGE.f32
+// IMAGE.f32: float32 values (1, {channels}, {side}, {side}), normalised as export.json says, channel by channel.
+// Load only a model.pt2 whose maker you trust: it is code.
+// Compile:  T=$(python -c 'import torch; print(torch.__path__[0])')
+//   g++ -std=c++20 example.cpp -o example -I$T/include -I$T/include/torch/csrc/api/include
+//     -L$T/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 -Wl,-rpath,$T/lib   (all on one line)
+#include <fstream>
+#include <iostream>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/torch.h>
+
+int main(int count, char** arguments) {{
+  if (count != 3) return std::cerr << "example model.pt2 IMAGE.f32\\n", 1;
+  c10::InferenceMode mode;
+  torch::inductor::AOTIModelPackageLoader model(arguments[1]);
+  auto images = torch::empty({{1, {channels}, {side}, {side}}});
+  std::ifstream(arguments[2], std::ios::binary).read(static_cast<char*>(images.data_ptr()), images.nbytes());
+  auto probabilities = model.run({{images}})[0].softmax(1);
+  auto [probability, index] = probabilities.max(1);
+  std::cout << "class " << index.item<int64_t>() << " " << probability.item<float>() << std::endl;
+}}
+"""
 
 
-def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
-    """Write `model.pt2`; takes a C++ compiler and half a minute.
+def write(graph: Graph, directory: Path, calibration: Sequence[Feed], _metadata: Mapping[str, str]) -> None:
+    """Write `model.pt2` and `example.cpp`; takes a C++ compiler and half a minute.
 
     Raises:
         InputError: no compiler that works.
@@ -36,6 +67,8 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
         raise InputError(
             f"AOTInductor cannot compile the model ({reason_of(error)}); install a C++ compiler, such as g++"
         ) from error
+    example = _CPP.format(channels=graph.config.in_chans, side=graph.side(graph.points[0]))
+    write_text(directory / "example.cpp", example)
 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:

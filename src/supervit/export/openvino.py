@@ -1,8 +1,10 @@
 """OpenVINO: `model.xml` and `model.bin`. bfloat16 is no matter of the file: `read` casts to it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -19,8 +21,17 @@ IS_STATIC = False
 PACKAGES = (("onnxscript", "openvino"), ("openvino", "openvino"))
 CASTS = ("bfloat16",)
 RUNTIME = "openvino"
+RUNS_CODE = None
+EXAMPLE = (
+    "openvino",
+    """import openvino
+
+compiled = openvino.Core().compile_model(here / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+logits = compiled(list(inputs.values()))[0][0]""",
+)
 
 _FILE = "model.xml"
+_CHOICES = ("TopK", "Result")
 _CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
 
 
@@ -35,18 +46,81 @@ def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
     """
     openvino = import_extra("openvino", "openvino")
     model = openvino.Core().read_model(onnx_target.convert(graph).SerializeToString())
-    return quantize(model, calibration) if calibration else model
+    if calibration:
+        return quantize(model, calibration, sorted(choosing_nodes(model, "TopK")))
+    _use_markable_forms(model)
+    return model
 
 
-def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
+def choosing_nodes(model: Any, *kinds: str) -> dict[str, Any]:
+    """The nodes, by name, from each of these kinds back to the products of what they choose by, which are included."""
+    openvino = import_extra("openvino", "openvino")
+    found: dict[str, Any] = {}
+    waiting = [node for node in model.get_ordered_ops() if node.get_type_name() in kinds]
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() in found or node.get_type_name() in ("Constant", "Parameter"):
+            continue
+        found[node.get_friendly_name()] = node
+        if node.get_type_name() != "MatMul":
+            inputs = (value for value in node.input_values() if value.get_element_type() == openvino.Type.f32)
+            waiting += [value.get_node() for value in inputs]
+    return found
+
+
+def _use_markable_forms(model: Any) -> None:
+    """Put what tokens and classes are chosen by into forms that keep their marks while OpenVINO rewrites the graph."""
+    opset = import_extra("openvino.opset1", "openvino")
+    for name, node in choosing_nodes(model, *_CHOICES).items():
+        values = node.input_values()
+        if node.get_type_name() == "Softmax":
+            form = opset.softmax(values[0], len(node.output(0).partial_shape) - 1)
+        elif node.get_type_name() == "MatMul" and values[1].get_node().get_type_name() == "Transpose":
+            form = opset.matmul(values[0], values[1].get_node().input_value(0), False, True)
+        else:
+            continue
+        form.set_friendly_name(name)
+        node.output(0).replace(form.output(0))
+
+
+def save(model: Any, directory: Path) -> None:
+    """Write an `openvino.Model` whose choices, of tokens and classes, are made in float32 in every precision.
+
+    OpenVINO reads the mark for it from a file alone; it cannot be set in Python.
+    """
+    import_extra("openvino", "openvino").save_model(model, directory / _FILE, compress_to_fp16=False)
+    tree = ElementTree.parse(directory / _FILE)
+    names = choosing_nodes(model, *_CHOICES)
+    for layer in tree.iter("layer"):
+        if layer.get("name") in names and layer.get("type") != "Result":
+            marks = layer.find("rt_info")
+            if marks is None:
+                marks = ElementTree.Element("rt_info")
+                layer.insert(0 if layer.find("data") is None else 1, marks)
+            ElementTree.SubElement(marks, "attribute", {"name": "precise", "version": "0"})
+    tree.write(directory / _FILE, encoding="utf-8", xml_declaration=True)
+
+
+def write(graph: Graph, directory: Path, calibration: Sequence[Feed], metadata: Mapping[str, str]) -> None:
     """Write `model.xml` and `model.bin`."""
     model = convert(graph, calibration)
-    import_extra("openvino", "openvino").save_model(model, directory / _FILE, compress_to_fp16=False)
+    for name, text in metadata.items():
+        model.set_rt_info(text, name.split("."))
+    save(model, directory)
 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
     """The written graph, compiled for the CPU."""
     return compile_model(import_extra("openvino", "openvino").Core().read_model(directory / _FILE), precision, threads)
+
+
+def compile_marked(model: Any, precision: Precision, threads: int | None) -> Callable[..., Tensor]:
+    """As `compile_model`, of a model that has not been written: what is chosen by is float32 there too."""
+    if precision != "bfloat16":
+        return compile_model(model, precision, threads)
+    with TemporaryDirectory(prefix="supervit-") as directory:
+        save(model, Path(directory))
+        return read(Path(directory), precision, threads)
 
 
 def missing_instructions(precision: Precision) -> str | None:
@@ -74,11 +148,17 @@ def compile_model(model: Any, precision: Precision = "float32", threads: int | N
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    openvino = import_extra("openvino", "openvino")
-    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    compiled = import_extra("openvino", "openvino").Core().compile_model(model, "CPU", options)
+    idle = [compiled.create_infer_request()]  # a request serves one caller at a time; there are as many as ever ran at once
 
     def run(*inputs: Tensor) -> Tensor:
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
         result = request.infer([tensor.numpy() for tensor in inputs])
-        return torch.from_numpy(result[0].copy())  # the request's own buffer is written anew by the next call
+        logits = torch.from_numpy(result[0].copy())  # the request's own buffer is written anew by the next call
+        idle.append(request)
+        return logits
 
     return run

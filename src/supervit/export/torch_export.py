@@ -1,6 +1,6 @@
 """`torch.export`: `model.pt2`, for `torch.export.load`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +14,22 @@ IS_STATIC = False
 PACKAGES = ()
 CASTS = ()
 RUNTIME = "torch_export"
+RUNS_CODE = "torch.export.load unpickles it"
+EXAMPLE = (
+    "torch",
+    """import torch  # its packages can run code of whoever wrote them: load those alone whose maker you trust
+
+run = torch.export.load(here / "model.pt2").module()
+logits = run(*map(torch.from_numpy, inputs.values()))[0].detach().numpy()""",
+)
 
 _FILE = "model.pt2"
 
 
-def write(graph: Graph, directory: Path, calibration: Sequence[Feed]) -> None:
+def write(graph: Graph, directory: Path, calibration: Sequence[Feed], metadata: Mapping[str, str]) -> None:
     """Write `model.pt2`."""
     assert not calibration
-    torch.export.save(graph.program, directory / _FILE)
+    torch.export.save(graph.program, directory / _FILE, extra_files=dict(metadata))
 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:

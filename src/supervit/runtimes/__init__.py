@@ -22,13 +22,14 @@ from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.plugins import load_plugin, plugin_names
 from supervit.runtimes._graph import graph_runtime
-from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_threads, one_thread, pick_device
+from supervit.runtimes._runtime import Runtime, RuntimeConfig, check_finite, check_threads, pick_device
+from supervit.runtimes._threads import on_one_thread
 from supervit.runtimes._torch import torch_runtime
 from supervit.storage import is_artefact
 
 __all__ = [
-    "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "is_artefact",
-    "one_thread", "open_artefact", "open_runtime", "pick_device", "runtime_names",
+    "AnyModel", "Availability", "Precision", "Runtime", "RuntimeConfig", "as_runtime", "available_runtimes", "check_finite",
+    "is_artefact", "on_one_thread", "open_artefact", "open_runtime", "pick_device", "runtime_names",
 ]  # fmt: skip
 
 AnyModel = SuperViT | Runtime
@@ -105,16 +106,20 @@ def as_runtime(model: AnyModel) -> Runtime:
     return torch_runtime("eager", model, model)
 
 
-def open_artefact(directory: str | Path, precision: Precision | None = None, threads: int | None = None) -> Runtime:
+def open_artefact(
+    directory: str | Path, precision: Precision | None = None, threads: int | None = None, trust: bool = False
+) -> Runtime:
     """What `supervit export` wrote, in what runs it on the CPU, ready for its operating points.
 
     Args:
         directory: Of the artefact.
         precision: Arithmetic; default: the artefact's. A float32 one for OpenVINO can also run in bfloat16.
         threads: CPU threads, also of PyTorch in this process, which resizes the images; default: those that PyTorch has.
+        trust: Whether to open formats that can run code of whoever wrote them (torch_export, aot_inductor).
 
     Raises:
-        InputError: no artefact, a damaged one, a package or instructions of the CPU missing, or another precision.
+        InputError: no artefact, one that is damaged or of such a format without `trust`, a package or instructions of the CPU
+            missing, or another precision.
     """
     check_threads(threads)
     directory = Path(directory)
@@ -122,5 +127,5 @@ def open_artefact(directory: str | Path, precision: Precision | None = None, thr
     if threads:
         torch.set_num_threads(threads)
     threads = torch.get_num_threads()
-    interface, run = read_graph(directory, report, precision, threads)
+    interface, run = read_graph(directory, report, precision, threads, trust)
     return graph_runtime(runner_of(report), interface, precision or report.precision, threads, report.fingerprint, run)

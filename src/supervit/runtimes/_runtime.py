@@ -1,7 +1,7 @@
 """What every runtime gives: logits of images at an operating point."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,12 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
-from supervit.layers import check_images, resize_images
-from supervit.model import SuperViT, evaluation_mode
+from supervit.layers import resize_images
+from supervit.limits import check_bytes, check_images, check_memory
+from supervit.model import SuperViT
+from supervit.modes import evaluation_mode
 from supervit.options import Precision
+from supervit.runtimes._threads import on_one_thread
 
 _MOST_THREADS = 1024
 _FEW_IMAGES = 16  # from here on a second thread saves as much as it costs
@@ -67,15 +70,19 @@ def constant(value: str) -> Callable[[], str]:
     return lambda: value
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread, in the whole process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse to count with values (B, ...) of which any is no number: in logits NaN would count as class 0.
+
+    Args:
+        values: Images or logits; graphs of other libraries may make numbers of pixels that are none.
+        what: What they are, for the error.
+
+    Raises:
+        InputError: how many images have such.
+    """
+    if not values.isfinite().all():
+        count = int((~values.flatten(1).isfinite().all(dim=1)).sum())
+        raise InputError(f"the {what} are not finite for {count} of {len(values)} images; check weights and images for NaN")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +120,11 @@ class Runtime:
         point, config = Complexity.of(complexity), self.model_config
         check_images(images, config.in_chans, point.grid_size)
         side = config.patch_size * point.grid_size
-        with self.preparing(len(images)):
-            resized = resize_images(self.place(images), side, config.resize).contiguous()
+        check_memory(config, point, len(images), self.device, self.dtype.itemsize)
+        if images.shape[-1] != side:
+            resized = self.preparing(len(images), lambda: resize_images(self.place(images), side, config.resize).contiguous())
+        else:
+            resized = self.place(images).contiguous()
         with self.evaluating():
             return self.run(resized, point).float()
 
@@ -130,30 +140,39 @@ class Runtime:
         """Run each operating point once, so that whatever is done at a first use of a shape is done."""
         for point in map(Complexity.of, points):
             side = self.model_config.patch_size * point.grid_size
+            check_memory(self.model_config, point, batch_size, self.device, self.dtype.itemsize)
             self.logits(torch.zeros(batch_size, self.model_config.in_chans, side, side), point)
 
     def place(self, images: Tensor) -> Tensor:
-        """The images where and in the number format in which they are computed with."""
-        dtype = torch.float32 if self.model is None else next(self.model.parameters()).dtype
-        return images.to(self.device, dtype)
+        """The images (B, C, S, S) where and in the number format in which they are computed with.
 
-    @contextmanager
-    def preparing(self, count: int) -> Iterator[None]:
-        """PyTorch on one thread, in the whole process, while it prepares a few images at a time for another library.
+        Raises:
+            InputError: images of another shape or kind.
+        """
+        check_images(images, self.model_config.in_chans, 1)
+        if (images.device, images.dtype) == (self.device, self.dtype):
+            return images
+        what = f"{len(images)} images of {images.shape[-1]} pixels"
+        check_bytes(what, images.numel() * self.dtype.itemsize, self.device)
+        return images.to(self.device, self.dtype)
 
-        Its other threads would still wait actively for work when the library's start: 3 ms a call on two cores (`docs/log.md`).
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the images that it computes with."""
+        return torch.float32 if self.model is None else next(self.model.parameters()).dtype
+
+    def preparing(self, count: int, prepare: Callable[[], Tensor]) -> Tensor:
+        """What `prepare` makes for a call of another library, on one thread where that is of few images.
+
+        PyTorch's other threads would still wait actively for work when the library's start: 3 ms a call on two cores
+        (`docs/log.md`).
 
         Args:
             count: Images that are prepared in one operation.
+            prepare: Makes them.
         """
-        with nullcontext() if self.model is not None or count >= _FEW_IMAGES else one_thread():
-            yield
+        return prepare() if self.model is not None or count >= _FEW_IMAGES else on_one_thread(prepare)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """The model, where PyTorch runs it, in evaluation mode, and as it was afterwards."""
-        if self.model is None or not self.model.training:
-            yield
-            return
-        with evaluation_mode(self.model):
-            yield
+        return nullcontext() if self.model is None else evaluation_mode(self.model)

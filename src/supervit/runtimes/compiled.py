@@ -8,7 +8,9 @@ import functools
 import importlib.util
 import os
 import shutil
-from typing import cast
+import threading
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,6 +24,7 @@ from supervit.runtimes._torch import place_model, torch_obstacle, torch_runtime
 PRECISIONS = ("float32", "bfloat16")
 
 _GRAPHS = 64  # of all models compiled in a process: the limit counts those of one function
+_TURNS = threading.Lock()  # the compiler's state is the process's: while one thread compiles, no other may run a block
 
 
 def obstacle(device: torch.device, precision: Precision) -> str | None:
@@ -46,5 +49,10 @@ def compile_blocks(model: SuperViT, config: RuntimeConfig) -> SuperViT:
     step = torch.compile(Block.forward, dynamic=True, fullgraph=True)  # beyond the limit an error, not eager without a word
     for block in placed.blocks:
         block.drop_path = nn.Identity()  # its rate differs from block to block, which would make a graph for each
-        block.forward = functools.partial(step, cast(Block, block))
+        block.forward = functools.partial(_in_turn, step, cast(Block, block))
     return placed
+
+
+def _in_turn(step: Callable[..., Any], *arguments: Any) -> Any:
+    with _TURNS:
+        return step(*arguments)

@@ -1,8 +1,8 @@
 """Compiled blocks on a GPU, their kernels recorded as CUDA graphs: one launch for an operating point instead of hundreds.
 
 A graph is recorded for each operating point and batch size when it is first run (`prepare` makes them ahead) and keeps its
-input and output; what it needs in between is one pool of memory for all, as they take turns, on one CUDA stream. That memory
-is no part of the peak of a call in a cost table.
+input and output; what it needs in between is one pool of memory for all, as they take turns, whatever streams their
+callers have. That memory is no part of the peak of a call in a cost table.
 """
 
 import copy
@@ -63,14 +63,20 @@ class Recorder:
         self.pool = torch.cuda.graph_pool_handle()
         self.recordings: dict[tuple[Complexity, torch.Size], Recording] = {}
         self.lock = threading.Lock()
+        self.done: torch.cuda.Event | None = None
 
     def __call__(self, images: Tensor, point: Complexity) -> Tensor:
         """Logits (B, K) of images (B, C, S, S) at their grid's size."""
         key = point, images.shape
         with self.lock, torch.cuda.device(images.device):
+            stream = torch.cuda.current_stream()
+            if self.done is not None:  # the last caller may have had another stream
+                stream.wait_event(self.done)
             if key not in self.recordings:
                 self.recordings[key] = self._record(images.clone(), point)
-            return self.recordings[key].replay(images)
+            logits = self.recordings[key].replay(images)
+            self.done = stream.record_event()
+            return logits
 
     def _record(self, images: Tensor, point: Complexity) -> Recording:
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()

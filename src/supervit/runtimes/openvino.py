@@ -3,7 +3,7 @@
 import torch
 
 from supervit.export import trace
-from supervit.export.openvino import compile_model, convert, missing_instructions
+from supervit.export.openvino import compile_marked, convert, missing_instructions
 from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.runtimes._graph import feeds, graph_runtime, missing
@@ -25,5 +25,5 @@ def obstacle(device: torch.device, precision: Precision) -> str | None:
 def open_runtime(model: SuperViT, config: RuntimeConfig) -> Runtime:
     """The model in OpenVINO; exporting it takes up to a minute."""
     graph = trace(model)
-    request = compile_model(convert(graph, feeds(graph, config)), config.precision, config.cpu_threads)
-    return graph_runtime("openvino", graph.interface, config.precision, config.cpu_threads, model.fingerprint(), request)
+    run = compile_marked(convert(graph, feeds(graph, config)), config.precision, config.cpu_threads)
+    return graph_runtime("openvino", graph.interface, config.precision, config.cpu_threads, model.fingerprint(), run)
