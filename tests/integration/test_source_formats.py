@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import os
 import pickle
 import resource
 import tarfile
@@ -480,3 +481,15 @@ def test_links_and_folders_in_a_shard_are_passed_over(tmp_path):
             tar.addfile(member)
     assert len(webdataset.open_split(shards_config(tmp_path), "val")) == 1
     assert damage_of(shards_config(tmp_path)) == {}
+
+
+def test_pipes_are_no_shards_and_no_lists(tmp_path):
+    write_shards(tmp_path, "val", [2])
+    os.mkfifo(tmp_path / "val/001.tar")
+    with pytest.raises(InputError, match=r"cannot read the shard '.*001\.tar' \(no regular file\)"):
+        webdataset.open_split(shards_config(tmp_path), "val")
+    (tmp_path / "val/001.tar").unlink()
+    (tmp_path / "classes.txt").unlink()
+    os.mkfifo(tmp_path / "classes.txt")
+    with pytest.raises(InputError, match="cannot read class_list .*no regular file"):
+        webdataset.open_split(shards_config(tmp_path), "val")

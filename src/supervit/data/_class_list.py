@@ -14,6 +14,8 @@ def read_class_list(path: Path) -> list[str]:
         InputError: unreadable, larger than 16 MiB, empty, or a name twice or not printable.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device might never end
+            raise ValueError("no regular file")
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:

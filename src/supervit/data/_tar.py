@@ -41,6 +41,9 @@ def members(path: Path) -> Iterator[Member]:
     Raises:
         InputError: it cannot be read, is truncated, or is no tar file.
     """
+    with _naming_damage(path):
+        if not path.is_file():  # a pipe or a device might never end
+            raise tarfile.ReadError("no regular file")
     with _naming_damage(path), _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         length = path.stat().st_size
         while (found := tar.next()) is not None:
