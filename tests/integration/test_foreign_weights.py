@@ -1,7 +1,9 @@
 """Weights of other libraries: what lies beside them is read, what nothing says is assumed aloud, names may be wrapped."""
 
+import argparse
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -400,3 +402,14 @@ def test_incomplete_shards_are_refused(tmp_path):
         index.write_text(content)
         with pytest.raises(InputError, match="is no index of weights"):
             supervit.load(tmp_path)
+
+
+def test_weights_load_from_many_threads_at_once(tmp_path):
+    weights = timm_vit().state_dict()
+    torch.save({"model": weights, "args": argparse.Namespace(lr=1), "best": np.float64(1.0)}, tmp_path / "weights.pth")
+    save_file(weights, tmp_path / "weights.safetensors")
+    sources = [tmp_path / "weights.pth", tmp_path / "weights.safetensors"] * 12
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda source: supervit.load(source, **HEADS, **PREPARED), sources))
+    assert {model.fingerprint() for model in models} == {models[0].fingerprint()}
+    assert not any(parameter.is_meta for model in models for parameter in model.parameters())

@@ -7,9 +7,9 @@ from timm.models import adapt_input_conv
 
 import supervit
 from supervit import InputError, SuperViT
-from supervit.cli import _parse_arguments, main
+from supervit.cli import main, parse
 from supervit.data import evaluation_transform, open_dataset, seed_everything
-from supervit.recipes import recipe_names
+from supervit.recipes import load_recipe, recipe_names
 from tests.conftest import small_config, trained_like
 from tests.data_sets import write_folder
 
@@ -26,7 +26,8 @@ SMALL = [
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_takes_either_channel_count_by_its_flag(recipe, channels, tmp_path):
     extra = ["--data.root", str(write_folder(tmp_path)), "--data.name", "image_folder", "--data.limit", "8"]
-    config = _parse_arguments(["train", recipe, "--model.in-chans", str(channels), *extra]).recipe
+    start = load_recipe(recipe)
+    config = parse(type(start), ["--model.in-chans", str(channels), *extra], "supervit train", start)
     assert len(config.model.mean) == len(config.model.std) == config.model.in_chans == channels
     dataset = open_dataset(config.data, "train", config.model, config.data)
     for seed in range(5):
@@ -72,19 +73,14 @@ def write_rgb_weights(directory, kind):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_rgb_weights_become_those_for_other_channels_as_in_timm(tmp_path, kind, channels):
     rgb, source = write_rgb_weights(tmp_path / "rgb", kind)
-    told = (
-        {}
-        if kind == "directory"
-        else {"num_heads": 3, "mean": (0.1, 0.2, 0.6)[:channels], "std": (0.5,) * channels, "crop_pct": 1.0}
+    given = (
+        {} if kind == "directory" else {"num_heads": 3, "mean": (0.4,) * channels, "std": (0.5,) * channels, "crop_pct": 1.0}
     )
-    if kind != "directory" and channels == 4:
-        told["mean"] = (0.1, 0.2, 0.6, 0.1)
-    model = supervit.load(source, in_chans=channels, **told)
+    model = supervit.load(source, in_chans=channels, **given)
     name = "patch_embed.conv1.weight" if kind == "lvvit" else "patch_embed.proj.weight"
     assert torch.equal(model.state_dict()[name], adapt_input_conv(channels, rgb.state_dict()[name]))
-    assert len(model.config.mean) == channels
-    if kind == "directory":
-        assert model.config.mean == pytest.approx((0.3,) if channels == 1 else (0.1, 0.2, 0.6, 0.1))
+    averaged = (0.3,) if channels == 1 else (0.1, 0.2, 0.6, 0.1)
+    assert model.config.mean == pytest.approx(given.get("mean", averaged))
 
 
 def test_finetuning_rgb_weights_on_grey_images(tmp_path):
