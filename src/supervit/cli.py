@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -43,6 +44,10 @@ _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # wh
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what a user can mend is one line on standard error and exit status 2."""
+    if arguments is None:  # the process is ours
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                signal.signal(signum, _exit_now)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
     try:
@@ -50,6 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with bars_shown(), naming_lost_workers(), warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 _run(arguments)
+        except SystemExit as stop:
+            if stop.code:  # it stays, whether or not somebody reads
+                _forget_output()
+            raise
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough, as of `| head`
@@ -75,6 +84,14 @@ def _show_warning(
     is_ours = issubclass(category, AssumptionWarning)
     text = f"supervit: warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno, line)
     print(text, end="", file=file or sys.stderr)
+
+
+def _exit_now(signum: int, _frame: object) -> None:
+    """What SIGINT and SIGTERM do while nothing can be lost: end the process with the status that shells give them.
+
+    KeyboardInterrupt gives tracebacks while modules are imported, or is swallowed there.
+    """
+    os._exit(128 + signum)
 
 
 def _prepare_streams() -> None:
@@ -116,24 +133,37 @@ def _run(arguments: list[str]) -> None:
     elif name == "train":
         _train(rest)
     else:
-        parse(COMMANDS[name], rest, f"supervit {name}").run()
+        command = parse(COMMANDS[name], rest, f"supervit {name}")
+        if signal.getsignal(signal.SIGINT) is _exit_now:  # files that are being written are tidied up
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        command.run()
 
 
 def _train(arguments: list[str]) -> None:
     if not arguments:
         raise InputError("which recipe? supervit train RECIPE [options]; see supervit train --list")
     name, *rest = arguments
-    if name == "--list":
+    if commands.names_settings(arguments):
+        recipe, config, rest = commands.open_settings(arguments)
+        about = describe_recipe(recipe) if recipe is not None else str(commands.Train.__doc__)
+        program = f"supervit train {recipe or ''} --config FILE".replace("  ", " ")
+        commands.Train(parse(type(config), rest, program, config, about), recipe).run()
+    elif name == "--list":
         commands.list_recipes()
     elif name in _HELP:
         recipes = {name: describe_recipe(name) for name in recipe_names()}
-        options = {"--list": "List the recipes.", "-h, --help": "Show this, or after a recipe its options."}
+        options = {
+            "--list": "List the recipes.",
+            "--config FILE": "Settings in a file, the train_config.json of a run or YAML such as 'recipe: finetune' and "
+            "'epochs: 5'; options go before them, and they before the recipe, which need not be named then.",
+            "-h, --help": "Show this, or after a recipe its options.",
+        }
         _print_help(list_of("supervit train", str(commands.Train.__doc__), "recipe", recipes, options))
     elif name.startswith("-"):
         raise InputError(f"{printable(name)!r} comes before a recipe; write supervit train RECIPE [options], see --list")
     else:
-        recipe, program = load_recipe(name), f"supervit train {name}"
-        commands.Train(parse(type(recipe), rest, program, recipe, describe_recipe(name))).run()
+        config, program = load_recipe(name), f"supervit train {name}"
+        commands.Train(parse(type(config), rest, program, config, describe_recipe(name)), name).run()
 
 
 def parse(command: type, arguments: list[str], program: str, default: Any = None, about: str = "") -> Any:

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -115,7 +115,14 @@ def evaluate(
 
 
 def measure_throughput(
-    model: AnyModel, complexities: Sequence[Complexity], batch_size: int = 64, repeats: int = 10, warmup: int = 2
+    model: AnyModel,
+    complexities: Sequence[Complexity],
+    batch_size: int = 64,
+    repeats: int = 10,
+    warmup: int = 2,
+    *,
+    seconds: float = 0,
+    check: Callable[[], None] | None = None,
 ) -> dict[Complexity, float]:
     """Images per second of each operating point: the paper's protocol, batch_size * repeats / total time.
 
@@ -125,16 +132,22 @@ def measure_throughput(
         batch_size: Images per batch (paper: 512).
         repeats: Timed batches per operating point (paper: 50).
         warmup: Batches per operating point before the clock starts.
+        seconds: Limit of the whole measurement, 0 for none: fewer batches are timed, as `time_calls` says. Operating points
+            that got no batch at all are missing in the answer.
+        check: Called after each batch; what it raises ends the measurement.
 
     Raises:
-        InputError: batch_size or repeats under 1.
+        InputError: batch_size or repeats under 1, warmup or seconds under 0.
     """
     if batch_size < 1 or repeats < 1 or warmup < 0:
         raise InputError(f"batch_size {batch_size} and repeats {repeats} must be at least 1, warmup {warmup} at least 0")
+    if not seconds >= 0:
+        raise InputError(f"seconds {seconds!r} must be at least 0, which means no limit")
     runtime = as_runtime(model)
     with runtime.evaluating():
-        seconds = time_calls(runtime.logits, random_images(runtime, batch_size), complexities, repeats, warmup)
-    return {point: batch_size * repeats / sum(each) for point, each in seconds.items()}
+        images = random_images(runtime, batch_size)
+        timed = time_calls(runtime.logits, images, complexities, repeats, warmup, seconds=seconds, check=check)
+    return {point: batch_size * len(each) / sum(each) for point, each in timed.items() if each}
 
 
 def random_images(runtime: Runtime, batch_size: int) -> Tensor:
@@ -145,7 +158,15 @@ def random_images(runtime: Runtime, batch_size: int) -> Tensor:
 
 
 def time_calls(
-    run: Callable[[Tensor, Way], Any], images: Tensor, ways: Sequence[Way], repeats: int, warmup: int, in_a_row: int = 5
+    run: Callable[[Tensor, Way], Any],
+    images: Tensor,
+    ways: Sequence[Way],
+    repeats: int,
+    warmup: int,
+    in_a_row: int = 5,
+    *,
+    seconds: float = 0,
+    check: Callable[[], None] | None = None,
 ) -> dict[Way, list[float]]:
     """Seconds of each of `repeats` calls in every way, such as operating points, after `warmup` calls that do not count.
 
@@ -159,21 +180,35 @@ def time_calls(
         warmup: Calls in each way before the first turn.
         in_a_row: Timed calls in a turn. With more than one, a call before them does not count: some runtimes prepare for
             other sizes then, which is no cost of a way.
+        seconds: Limit of all together, 0 for none: no call begins after it. A way whose timed calls were not reached by then
+            has its last call that should not count; one that was never called has none.
+        check: Called after each call; what it raises ends the timing.
     """
-    seconds: dict[Way, list[float]] = {way: [] for way in ways}
-    with progress_bar("time", len(seconds) * (warmup + repeats), "call") as advance:
-        for _ in range(warmup):
-            for way in seconds:
-                time_call(run, images, way)
-                advance(1)
-        for done in range(0, repeats, in_a_row):
-            timed = min(in_a_row, repeats - done)
-            for way, each in seconds.items():
-                if in_a_row > 1:
-                    time_call(run, images, way)
-                each += [time_call(run, images, way) for _ in range(timed)]
-                advance(timed)
-    return seconds
+    ways = list(dict.fromkeys(ways))
+    turns = list(_turns(ways, repeats, warmup, in_a_row))
+    timed: dict[Way, list[float]] = {way: [] for way in ways}
+    uncounted: dict[Way, list[float]] = {way: [] for way in ways}
+    end = time.monotonic() + (seconds or math.inf)
+    with progress_bar("time", len(turns), "call") as advance:
+        for way, counts in turns:
+            if time.monotonic() > end:
+                break
+            (timed if counts else uncounted)[way].append(time_call(run, images, way))
+            advance(1)
+            if check is not None:
+                check()
+    return {way: timed[way] or uncounted[way][-1:] for way in ways}
+
+
+def _turns(ways: Sequence[Way], repeats: int, warmup: int, in_a_row: int) -> Iterator[tuple[Way, bool]]:
+    """The way of each call, in order, and whether it counts."""
+    for _ in range(warmup):
+        yield from ((way, False) for way in ways)
+    for done in range(0, repeats, in_a_row):
+        for way in ways:
+            if in_a_row > 1:
+                yield way, False
+            yield from [(way, True)] * min(in_a_row, repeats - done)
 
 
 def time_call(run: Callable[..., Any], images: Tensor, *arguments: Any) -> float:

@@ -35,6 +35,26 @@ def from_plain(cls: type[Made], values: Any) -> Made:
     return cls(**{name: checked(hints[name], value, name) for name, value in values.items()})
 
 
+def updated(made: Made, values: Any) -> Made:
+    """A copy of a dataclass with some of its fields from plain values; an object changes fields of the dataclass in its place.
+
+    Raises:
+        InputError: as `from_plain`.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{_shown(values)} should be an object with fields of {type(made).__name__}")
+    check_names(type(made), values)
+    cls: Any = type(made)
+    hints, changes = _hints(cls), dict[str, Any]()
+    for name, value in values.items():
+        old = getattr(made, name)
+        is_part = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
+        changes[name] = updated(old, value) if is_part else checked(hints[name], value, name)
+    replace = getattr(made, "replace", None)  # a dataclass may have its own: some fields follow from others
+    changed: Made = replace(**changes) if replace else dataclasses.replace(made, **changes)  # type: ignore[type-var]
+    return changed
+
+
 def check_names(cls: type, values: Mapping[str, Any]) -> None:
     """Refuse keys that are not fields of a dataclass, with the near names."""
     names = [field.name for field in dataclasses.fields(cls)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from supervit.errors import InputError, printable, reason_of
-from supervit.files import refusing
+from supervit.files import check_regular, refusing
 
 _MOST_HEADER_BYTES = 2 * 2**20  # of safetensors: a name and a shape take a hundred
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -67,7 +67,7 @@ def read_pickle(path: Path) -> Any:
 
 def _check_container(path: Path) -> bool:
     """Whether the file is a zip (the newer form); refuses what would be larger in memory than it is on the disk."""
-    size = path.stat().st_size
+    size = check_regular(path).stat().st_size
     if not size:
         raise InputError("it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -104,7 +104,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     with refusing(f"{str(path)!r} cannot be read as safetensors", "download or convert it again"):
         try:
-            with path.open("rb") as file:
+            with check_regular(path).open("rb") as file:
                 header_bytes = int.from_bytes(file.read(8), "little")
             if header_bytes > _MOST_HEADER_BYTES:
                 raise InputError(f"its header claims {header_bytes} bytes; {_MOST_HEADER_BYTES} are allowed")

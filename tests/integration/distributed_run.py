@@ -16,6 +16,8 @@ import torch
 from supervit.distributed import World
 from supervit.runtimes import pick_device
 from supervit.train import loop
+from supervit.train.lock import locked
+from supervit.train.stopping import StopRequest
 from tests.integration.test_train import changed, tiny_run
 
 
@@ -27,8 +29,18 @@ def main() -> None:
     lost_at = changes.pop("lose rank 1 at step", None)
     config = changed(tiny_run(out, plot=False, throughput_repeats=0), changes)
     config = dataclasses.replace(config, paths=tuple(config.paths))
-    world, device = World.join("cpu")
-    run = loop._Run(config, world, pick_device(device))
+    with StopRequest() as stop:
+        world, device = World.join("cpu")
+        with locked(out, world):
+            run = loop._Run(config, world, pick_device(device), stop)
+            _train(run, lost_at)
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in run.model.state_dict().values())).hexdigest()
+    (out / f"weights-{world.rank}.txt").write_text(digest)
+    world.leave()
+
+
+def _train(run, lost_at) -> None:
+    world = run.world
     if lost_at is not None and world.rank == 1 and run.step == 0:
         step = run._train_step
 
@@ -40,9 +52,6 @@ def main() -> None:
         run._train_step = lost
     run.train()
     run.finish()
-    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in run.model.state_dict().values())).hexdigest()
-    (out / f"weights-{world.rank}.txt").write_text(digest)
-    world.leave()
 
 
 if __name__ == "__main__":

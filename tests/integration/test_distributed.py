@@ -78,20 +78,25 @@ def test_a_run_that_loses_a_process_starts_again_where_it_was(tmp_path):
     assert digests(tmp_path / "lost") == digests(tmp_path / "whole")
 
 
-def test_sigterm_ends_all_processes_at_the_same_step(tmp_path):
-    command = torchrun(tmp_path, {"epochs": 1000, "data.batch_size": 140})
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("signum, send", [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
+def test_a_signal_ends_all_processes_at_the_same_step(tmp_path, signum, send):
+    """To the launcher, as a job manager may send it, or to the whole group, loader processes and all, as Ctrl-C does."""
+    command = torchrun(tmp_path, {"epochs": 1000, "data.batch_size": 140, "data.workers": 1})
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not checkpoints(tmp_path):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    send(process.pid, signum)
+    said, error = process.communicate(timeout=60)
     stopped_at = int(checkpoints(tmp_path)[-1].name.removeprefix("step-"))
-    assert stopped_at % 10, "stopped within an epoch of ten steps"
     state = read_checkpoint(checkpoints(tmp_path)[-1])[1]
     assert state["step"] == stopped_at
+    assert f"stopped by {signum.name} after step {stopped_at}; go on with --resume" in said
+    assert "distributed_run.py" not in error, "a traceback of ours"
 
 
 def test_the_learning_rate_grows_with_the_global_batch():

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import torch
@@ -50,6 +51,50 @@ def test_throughput_is_measured_for_each_point():
     assert model.training
     with pytest.raises(InputError, match="batch_size 0"):
         measure_throughput(model, POINTS, batch_size=0)
+
+
+def clocked(monkeypatch, seconds_per_call):
+    """A clock that only calls move; what is called, in order."""
+    now, calls = [0.0], []
+    monkeypatch.setattr("supervit.evaluate.time.monotonic", lambda: now[0])
+
+    def call(_images, way):
+        now[0] += seconds_per_call
+        calls.append(way)
+
+    return call, calls
+
+
+@pytest.mark.parametrize("seconds, order, timed", [
+    (0, "abab" + "aaabbb", (2, 2)),
+    (100, "abab" + "aaabbb", (2, 2)),
+    (6.5, "abab" + "aaa", (2, 1)),
+    (1.5, "ab", (1, 1)),
+    (0.5, "a", (1, 0)),
+])  # fmt: skip
+def test_timing_ends_at_its_limit_and_then_takes_what_there_is(monkeypatch, seconds, order, timed):
+    call, calls = clocked(monkeypatch, 1.0)
+    found = time_calls(call, torch.empty(0), "ab", repeats=2, warmup=2, in_a_row=2, seconds=seconds)
+    assert "".join(calls) == order
+    assert tuple(map(len, found.values())) == timed
+
+
+def test_throughput_has_a_limit():
+    model = SuperViT(small_config())
+    start = time.monotonic()
+    found = measure_throughput(model, POINTS, batch_size=2, repeats=10**6, seconds=1.0)
+    assert time.monotonic() - start < 20
+    assert list(found) == POINTS
+    assert measure_throughput(model, POINTS, batch_size=2, repeats=1, seconds=1e-9).keys() <= set(POINTS)
+    for seconds in (-1, float("nan")):
+        with pytest.raises(InputError, match=r"seconds .* must be at least 0, which means no limit"):
+            measure_throughput(model, POINTS, seconds=seconds)
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_throughput(model, POINTS, batch_size=2, check=stop)
 
 
 def test_unknown_devices_are_refused():

@@ -1,5 +1,6 @@
 """Subcommands of `supervit`, a file each."""
 
+from supervit.commands._train_config import names_settings, open_settings
 from supervit.commands.benchmark import Benchmark
 from supervit.commands.cascade import Cascade
 from supervit.commands.convert import Convert
@@ -15,5 +16,5 @@ from supervit.commands.train import Train, list_recipes
 
 __all__ = [
     "Benchmark", "Cascade", "Convert", "Curves", "Evaluate", "Export", "Label", "Macs", "Predict", "Profile", "Runtimes",
-    "Train", "list_recipes",
+    "Train", "list_recipes", "names_settings", "open_settings",
 ]  # fmt: skip

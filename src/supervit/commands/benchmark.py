@@ -24,6 +24,8 @@ class Benchmark:
     """Timed batches per operating point (paper: 50)."""
     warmup: int = 2
     """Batches per operating point before the clock starts."""
+    seconds: float = 60
+    """Limit of the whole timing, beyond which fewer batches are timed; 0 for none (the paper's protocol)."""
     out: Path | None = None
     """Directory for results.csv, results.json and results.md."""
     run_by: RunOptions = field(default_factory=RunOptions)
@@ -38,6 +40,7 @@ class Benchmark:
         is_stored = Path(self.model).exists()
         runtime = self.run_by.open(self.model) if is_stored else self.run_by.run(create_model(self.model).eval())
         points = parse_points(self.complexities, runtime.points)
-        throughputs = measure_throughput(runtime, points, self.batch_size, self.repeats, self.warmup)
+        counts = (self.batch_size, self.repeats, self.warmup)
+        throughputs = measure_throughput(runtime, points, *counts, seconds=self.seconds)
         context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **runtime_environment(runtime)}
         print_report(tabulate(runtime.model_config, points, throughputs=throughputs), self.out, context)

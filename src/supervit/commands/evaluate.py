@@ -27,6 +27,8 @@ class Evaluate:
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     repeats: int = 10
     """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
+    seconds: float = 60
+    """Limit of that timing, beyond which fewer batches are timed; 0 for none."""
     out: Path | None = None
     """Directory for results.csv, results.json, results.md and the plot, and the same of each class: classes.csv, confusion."""
     run_by: RunOptions = field(default_factory=RunOptions)
@@ -38,8 +40,8 @@ class Evaluate:
         from supervit.per_class import ClassCounts, write_per_class
         from supervit.pictures import check_plotting
 
-        if self.repeats < 0:
-            raise InputError(f"repeats {self.repeats} must be at least 0")
+        if self.repeats < 0 or not self.seconds >= 0:
+            raise InputError(f"repeats {self.repeats} and seconds {self.seconds} must be at least 0")
         if self.out is not None:
             check_plotting()
             make_directory(self.out)
@@ -51,7 +53,9 @@ class Evaluate:
         accuracies = evaluate(runtime, loader.epoch(), points, on_answers=on_answers)
         print_damaged(loader)
         batch_size = self.data.batch_size
-        throughputs = measure_throughput(runtime, points, batch_size, self.repeats) if self.repeats else None
+        throughputs = None
+        if self.repeats:
+            throughputs = measure_throughput(runtime, points, batch_size, self.repeats, seconds=self.seconds)
         results = tabulate(config, points, accuracies, throughputs)
         context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
         context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}

@@ -15,13 +15,15 @@ class Train:
     """Train one SuperViT by a recipe, then measure all its operating points."""
 
     recipe: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    name: str | None = None
+    """Name of the recipe, where there is one."""
 
     def run(self) -> None:
         """Train, print the table."""
         from supervit.report import markdown_table
         from supervit.train import run_training
 
-        results = run_training(self.recipe)
+        results = run_training(self.recipe, self.name)
         if os.environ.get("RANK", "0") != "0":  # one process of several talks
             return
         print(markdown_table(results), end="")

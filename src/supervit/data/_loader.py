@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from supervit.data._opening import DamagedImage
+from supervit.data._signals import heed_parent_alone, signals_held
 from supervit.data._sources import ImageDataset, Limited, is_stream, mix_seed
 from supervit.distributed import World
 from supervit.errors import InputError, naming_lost_workers, printable
@@ -84,11 +85,17 @@ class EpochLoader:
         else:
             parts = {"dataset": _IndexedBatches(self.dataset), "sampler": self._batches(epoch, first_batch)}
         loader: DataLoader[_Loaded] = DataLoader(
-            **parts, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available()
+            **parts,
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=heed_parent_alone,
         )
+        with signals_held():  # which the workers are born with
+            batches = iter(loader)
         is_shown = self.seed is None  # training has a bar of its own
         with naming_lost_workers():
-            for loaded in track(loader, "images", len(self) - first_batch, "batch") if is_shown else loader:
+            for loaded in track(batches, "images", len(self) - first_batch, "batch") if is_shown else batches:
                 if isinstance(loaded, InputError):
                     raise loaded
                 batch, damage = loaded

@@ -42,6 +42,11 @@ class Source(Protocol):
 class Stream(Source, Protocol):
     """The images of one split, in an order of their own; the length is known all the same."""
 
+    @property
+    def shards(self) -> list[Path]:
+        """The files that it is read from: what decides the order, besides the seed."""
+        ...
+
     def records(self, part: int, parts: int, seed: int | None = None) -> Iterator[Any]:
         """The records of one of `parts` parts, undecoded, shuffled as a function of the seed (None: in order).
 

@@ -12,9 +12,9 @@ from supervit.errors import InputError
 from supervit.options import Teacher
 
 _NO_TRAJECTORY = {
-    "out", "resume", "device", "log_every", "save_every", "save_minutes", "eval_every", "keep_checkpoints", "plot",
+    "out", "init", "resume", "device", "log_every", "save_every", "save_minutes", "eval_every", "keep_checkpoints", "plot",
     "tensorboard", "wandb", "throughput_batch_size", "throughput_repeats",
-    "data.root", "data.class_list", "data.download", "data.workers", "data.max_damaged",
+    "throughput_seconds", "data.root", "data.class_list", "data.download", "data.workers", "data.max_damaged",
 }  # fmt: skip
 
 
@@ -30,7 +30,8 @@ class TrainConfig:
     """Directory of the run: checkpoints, log, final model, table and plot."""
     init: str | None = None
     """Weights to start from, whatever `supervit.load` takes. They tell the architecture; of `model`, the fields that differ
-    from their defaults are used (mean, std, num_heads, grid_sizes, drop_path_rate, ...). Other classes get a new classifier."""
+    from their defaults are used (mean, std, num_heads, grid_sizes, drop_path_rate, ...). Other classes get a new classifier.
+    None trains from scratch; empty, in a recipe: to be named by whoever runs it."""
     resume: bool = False
     """Go on from the newest checkpoint in `out` (start anew if there is none)."""
     seed: int = 0
@@ -102,6 +103,8 @@ class TrainConfig:
     """Images per batch when images/s are measured at the end (paper: 512)."""
     throughput_repeats: int = 10
     """Timed batches per operating point at the end (paper: 50); 0 leaves images/s out."""
+    throughput_seconds: float = 60
+    """Limit of that measurement, beyond which fewer batches are timed; 0 for none."""
 
     def __post_init__(self) -> None:
         counts = (
@@ -123,6 +126,7 @@ class TrainConfig:
             "cooldown_epochs",
             "weight_decay",
             "throughput_repeats",
+            "throughput_seconds",
             "save_minutes",
         )
         for name in unsigned:

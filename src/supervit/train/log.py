@@ -98,6 +98,13 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def _drop_half_line(path: Path) -> None:
+    """Cut off what was being written when a run was killed or the disk was full."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 class RunLog:
     """A log of JSON objects, one a line, each with the time (Unix seconds); appended to when a run goes on.
 
@@ -112,6 +119,7 @@ class RunLog:
 
     def __init__(self, directory: Path, tensorboard: bool = False, wandb: str | None = None):
         self.path = directory / "log.jsonl"
+        _drop_half_line(self.path)
         self._tensorboard: Any = None
         self._wandb: Any = None
         if tensorboard:
@@ -131,7 +139,9 @@ class RunLog:
     def write(self, event: str, step: int, **values: Any) -> None:
         """Append one entry; its numbers, also those one level down, go to the other logs as `event/name/key`."""
         with self.path.open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), "event": event, "step": step, **values}) + "\n")
+            file.write(
+                json.dumps({"time": round(time.time(), 3), "event": event, "step": step, **values}, allow_nan=False) + "\n"
+            )
         numbers = {
             f"{event}/{name}": number
             for key, value in values.items()

@@ -5,14 +5,13 @@ keep: what goes on from a checkpoint does what an uninterrupted run does.
 """
 
 import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from timm.utils import ModelEmaV3
@@ -20,100 +19,115 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from supervit.complexity import Complexity
-from supervit.data import EpochLoader, is_stream, open_dataset, seed_everything
+from supervit.data import EpochLoader, seed_everything
 from supervit.distributed import World
-from supervit.errors import InputError, TrainingError
+from supervit.errors import InputError, TrainingError, reason_of
 from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, runtime_environment, tabulate
-from supervit.files import make_directory, read_object, refusing, write_json
+from supervit.files import make_directory
 from supervit.model import SuperViT
 from supervit.pictures import check_plotting, picture_files
 from supervit.pictures.curves import draw_curves
 from supervit.report import write_report
 from supervit.runtimes import as_runtime, pick_device
 from supervit.token_labels import TokenLabels
-from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, write_checkpoint
+from supervit.train.checkpoint import checkpoints, read_checkpoint, set_aside, way_on, write_checkpoint
 from supervit.train.config import TrainConfig
+from supervit.train.config_file import versions, write_config
+from supervit.train.facts import differences, other_run, trajectory_of
+from supervit.train.lock import locked
 from supervit.train.log import RunLog, Window, WindowMeans
 from supervit.train.optimizer import make_optimizer, make_scheduler
-from supervit.train.start import give_classes, load_start, with_classes
+from supervit.train.start import make_start
+from supervit.train.state import check_state
 from supervit.train.step import GradientStep, compile_blocks, step_paths
+from supervit.train.stopping import StopRequest
 
 _MOST_OVERFLOWS = 50  # steps in a row; the scaler starts at 2^16 and halves in each
 
 
-def run_training(config: TrainConfig) -> list[Result]:
+def run_training(config: TrainConfig, recipe: str | None = None) -> list[Result]:
     """Train one SuperViT and measure its operating points; under `torchrun`, one of the processes that do it together.
 
     Writes into `config.out`: `train_config.json`, `log.jsonl`, `checkpoints/`, at the end `model/` (what `supervit.load`
     takes), the table `results.{csv,json,md}` and the plots `tradeoff.{png,svg,pdf}` and `curves.{png,svg,pdf}`.
 
-    SIGTERM writes a checkpoint after the step in progress and exits with status 143; `resume` goes on from there, to the
-    same weights that an uninterrupted run ends with.
+    SIGTERM, SIGHUP and Ctrl-C (SIGINT) write a checkpoint after the step in progress and exit with status 128 + the number of
+    the signal (143, 129, 130); `resume` goes on from there, to the same weights that an uninterrupted run ends with. A second
+    Ctrl-C ends the process at once.
+
+    Args:
+        config: What to do.
+        recipe: Name of the recipe that the config was made of, to be noted in `train_config.json`.
 
     Returns:
         One result per operating point; images/s on the first process alone.
 
     Raises:
-        InputError: the config, the data or the output directory cannot be used.
-        TrainingError: losses, gradients or weights are no longer finite, or a checkpoint cannot be written; the newest good
-            checkpoint is kept.
+        InputError: the config, the data or the output directory cannot be used, or another run writes there.
+        TrainingError: losses, gradients or weights are no longer finite, a file cannot be written, or a loader process was
+            killed; the newest good checkpoint is kept.
     """
-    if config.plot:
-        check_plotting()
-    make_directory(config.out)
-    world, device = World.join(config.device)
-    try:
-        run = _Run(config, world, pick_device(device))
-        run.train()
-        return run.finish()
-    finally:
-        world.leave()
+    with StopRequest() as stop:
+        if config.plot:
+            check_plotting()
+        make_directory(config.out)
+        world, device = World.join(config.device)
+        try:
+            with locked(config.out, world):
+                run = _Run(config, world, pick_device(device), stop, recipe)
+                run.train()
+                return run.finish()
+        finally:
+            world.leave()
 
 
 class _Run:
     """State of one training run."""
 
-    def __init__(self, config: TrainConfig, world: World, device: torch.device):
-        self.world, self.device = world, device
-        loaded = load_start(config.init, config.model) if config.init is not None else None
-        model_config = config.model if loaded is None else loaded.config
-        data = config.data
-        if data.download:  # one process fetches, the others find it there
-            if world.is_main:
-                open_dataset(data, "val", model_config)
-            world.gather(None)
-        train_set = open_dataset(data, "train", model_config, augmentation=data)
-        val_set = open_dataset(data, "val", model_config)
-        seed_everything("weights", config.seed)
-        if loaded is None:
-            loaded = SuperViT(with_classes(config.model, train_set.classes))
-        else:
-            give_classes(loaded, train_set.classes)
-        if data.token_labels is not None and not loaded.config.dense_head:
-            raise InputError("token labels teach patch tokens, for which this model has no classifier; use an LV-ViT")
-        self.model = loaded.to(device)
-        self.model.set_grad_checkpointing(config.grad_checkpointing)
-        self.config = config = replace(config, model=loaded.config)
-        shared: dict[str, Any] = {"world": world, "max_damaged": data.max_damaged}
-        self.train_loader = EpochLoader(train_set, data.batch_size, data.workers, config.seed, data.repeats, **shared)
-        self.val_loader = EpochLoader(val_set, data.batch_size, data.workers, **shared)
+    def __init__(self, config: TrainConfig, world: World, device: torch.device, stop: StopRequest, recipe: str | None = None):
+        self.world, self.device, self.stop = world, device, stop
+        self.step = 0  # steps done
+        self.saved_step = 0  # of the newest checkpoint
+        self.overflows = 0  # steps in a row that were not finite
+        self.saved_at = time.monotonic()
         self.named_damage: set[str] = set()
-        self.optimizer = make_optimizer(self.model, config, world)
+        self.accuracies: dict[Complexity, Accuracy] = {}  # of the newest evaluation
+        try:
+            with stop.interrupting():
+                start = make_start(config, world)
+        except KeyboardInterrupt:
+            self._stop_if_asked()
+            raise
+        self._stop_if_asked()
+        data = config.data
+        self.model = start.model.to(device)
+        self.model.set_grad_checkpointing(config.grad_checkpointing)
+        self.config = replace(config, model=start.model.config)
+        shared: dict[str, Any] = {"world": world, "max_damaged": data.max_damaged}
+        self.train_loader = EpochLoader(start.train_set, data.batch_size, data.workers, config.seed, data.repeats, **shared)
+        self.val_loader = EpochLoader(start.val_set, data.batch_size, data.workers, **shared)
+        self.total_steps = config.all_epochs * len(self.train_loader)
+        self.trajectory = trajectory_of(self.config, self.train_loader, start.init)
+        self._make_trainers()
+        self._open_directory()
+        if world.is_main:
+            write_config(config.out, config, recipe)
+        self.log = RunLog(config.out, config.tensorboard, config.wandb) if world.is_main else None
+        self._write_log("start", command=list(sys.argv), versions=versions())
+        self._stop_if_asked()
+
+    def _make_trainers(self) -> None:
+        """What changes the weights: optimizer, schedule, scaler, average, gradients."""
+        config = self.config
+        self.optimizer = make_optimizer(self.model, config, self.world)
         self.scheduler = make_scheduler(self.optimizer, config, len(self.train_loader))
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.ema = None
         if config.ema_decay is not None:
             self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=config.ema_warmup)
         if config.compile:
             compile_blocks(self.model)
-        self.gradient_step = GradientStep(self.model, config, world, self.scaler)
-        self.step = 0  # steps done
-        self.overflows = 0  # steps in a row that were not finite
-        self.saved_at = time.monotonic()
-        self.must_stop = False
-        self.accuracies: dict[Complexity, Accuracy] = {}  # of the newest evaluation
-        self._open_directory()
-        self.log = RunLog(config.out, config.tensorboard, config.wandb) if world.is_main else None
+        self.gradient_step = GradientStep(self.model, config, self.world, self.scaler)
 
     @property
     def epoch(self) -> int:
@@ -127,89 +141,105 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if self.world.is_main:
-            tqdm.write(text)
+            with suppress(OSError):  # the terminal or the next command of a pipe may be gone: no reason to lose the run
+                tqdm.write(text)
 
     def _write_log(self, event: str, **values: Any) -> None:
         if self.log is not None:
             self.log.write(event, self.step, **values)
 
-    # --- beginning and going on -----------------------------------------------------------------------------------
+    # --- beginning, stopping and going on -------------------------------------------------------------------------
 
     def _open_directory(self) -> None:
         """Resume from the newest good checkpoint if asked to; never write over another run."""
         found = checkpoints(self.config.out)
-        path = self.config.out / "train_config.json"
         if found and not self.config.resume:
             raise InputError(f"{str(self.config.out)!r} holds a run already; resume it (--resume) or name another directory")
-        wanted = {**self.config.trajectory(), "processes": self.world.size}
-        if is_stream(self.train_loader.dataset.source):  # whose order depends on how many share it out
-            wanted["data.workers"] = self.config.data.workers
         if found:
-            with refusing(f"cannot read {str(path)!r}", "start anew in another directory"):
-                before = read_object(path)
-            if differing := sorted(key for key in wanted if wanted[key] != before.get(key)):
-                raise InputError(
-                    f"the run in {str(self.config.out)!r} was started with another {', '.join(differing)}; "
-                    "resume needs the same"
-                )
             self._resume(found)
-        if self.world.is_main:
-            write_json(path, wanted)
 
     def _resume(self, found: list[Path]) -> None:
         """Go on from the newest checkpoint that can be read; newer ones are set aside."""
-        problems = []
+        problems, out = [], str(self.config.out)
         for checkpoint in reversed(found):
             try:
                 weights, state = read_checkpoint(checkpoint)
+                differing = differences(state["trajectory"], self.trajectory)
+                if not differing:
+                    trained = (self.model, self.optimizer, self.scaler)
+                    check_state(weights, state, *trained, self.total_steps, has_average=self.ema is not None)
             except InputError as error:
                 problems.append(str(error))
                 continue
-            self.model.load_state_dict(weights)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            if self.ema is not None:
-                self.ema.module.load_state_dict(state["ema"])
-            self.step = state["step"]
+            if differing:
+                raise other_run(out, differing)
+            self._load(weights, state)
             self.world.gather(None)  # all have read, so names may change
             for damaged, problem in zip(reversed(found), problems, strict=False):
                 if self.world.is_main:
                     self._say(f"skipped a damaged checkpoint, now {set_aside(damaged)}: {problem}")
             return
-        raise InputError(f"no checkpoint in {str(self.config.out)!r} can be read: {'; '.join(problems)}; start anew")
+        raise InputError(f"no checkpoint in {out!r} can be read: {'; '.join(problems)}; start anew")
+
+    def _load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Take over a checkpoint that has been checked."""
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.step = self.saved_step = state["step"]
+        for name, change in differences(state["versions"], versions()).items():
+            self._say(f"begun with another version of {name}, so the weights may differ from an uninterrupted run's ({change})")
+
+    def _stop_if_asked(self) -> None:
+        """End the run where a signal has asked any process to: all of them, at the same step; every process must ask."""
+        if self.world.any(self.stop.asked):
+            signum = max(self.world.gather(self.stop.signum))
+            if self.step:
+                self._save()
+            self.world.gather(None)  # torchrun kills the others where one has ended: not before all is saved
+            self._end(signum)
+
+    def _end(self, signum: int) -> NoReturn:
+        way = f"after step {self.step}; go on with --resume" if self.step else "before the first step: nothing is kept"
+        self._say(f"stopped by {signal.Signals(signum).name} {way}")
+        raise SystemExit(128 + signum)
+
+    @contextmanager
+    def _naming_checkpoint(self) -> Iterator[None]:
+        """Within: what ends the run names the checkpoint to go on from."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{error}; {way_on(self.config.out)}") from error
+        except OSError as error:
+            raise TrainingError(f"the run has stopped ({reason_of(error)}); {way_on(self.config.out)}") from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):  # raised by PyTorch's handler of SIGCHLD, wherever the run is then
+                raise
+            raise TrainingError(
+                f"a process that loads images was killed ({reason_of(error)}), which the system does when memory is short: "
+                f"lower data.workers or data.batch_size; {way_on(self.config.out)}"
+            ) from error
 
     # --- training -------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
-        """All steps that are left."""
-        total = self.config.all_epochs * len(self.train_loader)
-        options: dict[str, Any] = {"total": total, "initial": self.step, "unit": "step", "mininterval": 1}
-        with self._stopping_on_sigterm(), tqdm(**options, disable=None if self.world.is_main else True) as bar:
-            while self.step < total:
-                self._train_epoch(bar)
-                is_last = self.step == total
-                if is_last or self.epoch % self.config.save_every == 0:
-                    self._save()
-                if is_last or self.epoch % self.config.eval_every == 0:
-                    self._evaluate_epoch()
-        if not self.accuracies:  # resumed after the last epoch
-            self._evaluate_epoch()
-
-    @contextmanager
-    def _stopping_on_sigterm(self) -> Iterator[None]:
-        """Within: SIGTERM asks the loop to stop after the step in progress (signals reach the main thread alone)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-            self.must_stop = True
-
-        before = signal.signal(signal.SIGTERM, ask_to_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        """All steps that are left, and the evaluation at the end."""
+        options: dict[str, Any] = {"total": self.total_steps, "initial": self.step, "unit": "step", "mininterval": 1}
+        with self._naming_checkpoint():
+            with tqdm(**options, disable=None if self.world.is_main else True) as bar:
+                while self.step < self.total_steps:
+                    self._train_epoch(bar)
+                    is_last = self.step == self.total_steps
+                    if is_last or self.epoch % self.config.save_every == 0:
+                        self._save()
+                    self._stop_if_asked()
+                    if is_last or self.epoch % self.config.eval_every == 0:
+                        self._evaluate_epoch()
+            if not self.accuracies:  # resumed after the last epoch
+                self._evaluate_epoch()
 
     def _train_epoch(self, bar: "tqdm[Any]") -> None:
         """The steps from here to the end of the epoch."""
@@ -226,10 +256,7 @@ class _Run:
             if self.step % self.config.log_every == 0 or self.step == epoch_ends:
                 self._log_window(window.read(self.world), bar)
                 window = Window()
-            if self.world.any(self.must_stop):
-                self._save()
-                self._say(f"stopped by SIGTERM after step {self.step}; go on with --resume")
-                raise SystemExit(128 + signal.SIGTERM)
+            self._stop_if_asked()
             if self.config.save_minutes and time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
                 self._save()
 
@@ -283,26 +310,38 @@ class _Run:
         return TrainingError(f"{what}; lower lr or set clip_grad; {hint}")
 
     def _save(self) -> None:
-        """Write a checkpoint, unless the last update broke the weights: the loss shows that a step later."""
+        """Write a checkpoint, unless there is one, or the last update broke the weights: the loss shows that a step later."""
         self.saved_at = time.monotonic()
-        if not self.world.is_main:
+        if not self.world.is_main or self.saved_step == self.step:
             return
-        for module in (self.model, self.evaluated_model):
+        for module in (self.model, self.ema.module if self.ema is not None else self.model):
             if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
                 raise self._diverged(f"the weights are not finite after step {self.step}")
         state = {
             "step": self.step,
-            "optimizer": self.optimizer.state_dict(),
+            "trajectory": self.trajectory,
+            "versions": versions(),
+            "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
         }
         write_checkpoint(self.config.out, self.step, self.model, state, self.config.keep_checkpoints)
+        self.saved_step = self.step
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
+    def _evaluation_batches(self) -> Iterator[tuple[Any, ...]]:
+        """What to evaluate on; after a signal no more than one batch, as the result is not wanted any more."""
+        for batch in self.val_loader.epoch():
+            yield batch
+            if self.stop.asked:
+                return
+
     def _evaluate_epoch(self) -> None:
         points = self.config.points
-        self.accuracies = accuracies = evaluate(self.evaluated_model, self.val_loader.epoch(), points, self.world)
+        accuracies = evaluate(self.evaluated_model, self._evaluation_batches(), points, self.world)
+        self._stop_if_asked()
+        self.accuracies = accuracies
         self._log_damage(self.val_loader)
         top1 = {str(point): accuracy.top1 for point, accuracy in accuracies.items()}
         self._write_log("evaluate", epoch=self.epoch, top1=top1)
@@ -314,15 +353,28 @@ class _Run:
 
     def finish(self) -> list[Result]:
         """Write the final model, measure it, write table and plot."""
-        model, config, points = self.evaluated_model, self.config, self.config.points
         if not self.world.is_main:
-            return tabulate(config.model, points, self.accuracies)
+            return tabulate(self.config.model, self.config.points, self.accuracies)
+        with self._naming_checkpoint():
+            return self._finish()
+
+    def _check_alone(self) -> None:
+        """End the run where a signal has asked this process, the only one that is left."""
+        if self.stop.asked:
+            self._end(self.stop.signum)
+
+    def _finish(self) -> list[Result]:
+        model, config, points = self.evaluated_model, self.config, self.config.points
         model.save(config.out / "model")
         if self.ema is not None and not config.evaluate_ema:
             self.ema.module.save(config.out / "model_ema")
         throughputs = None
         if config.throughput_repeats:
-            throughputs = measure_throughput(model, points, config.throughput_batch_size, config.throughput_repeats)
+            limit = f"at most {config.throughput_seconds:g} s" if config.throughput_seconds else "no limit of time"
+            self._say(f"measuring images/s of {len(points)} operating points ({limit}: throughput_seconds)")
+            counts = (config.throughput_batch_size, config.throughput_repeats)
+            throughputs = measure_throughput(model, points, *counts, seconds=config.throughput_seconds, check=self._check_alone)
+        self._check_alone()
         results = tabulate(config.model, points, self.accuracies, throughputs)
         images = next(iter(self.accuracies.values())).images
         context: dict[str, Any] = {"model": str(config.out / "model"), "fingerprint": model.fingerprint()}
@@ -331,6 +383,7 @@ class _Run:
         write_report(results, config.out, context, title, plot=config.plot)
         if config.plot:
             draw_curves(config.out / "log.jsonl", picture_files(config.out, "curves"))
+        self._check_alone()
         return results
 
 

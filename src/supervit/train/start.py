@@ -1,11 +1,58 @@
-"""The model that a run starts with: fresh, or made of given weights."""
+"""What a run starts with: its data, and a model that is fresh or made of given weights."""
 
 import dataclasses
+from dataclasses import dataclass
 
 from supervit.checkpoints import is_ours, load
 from supervit.config import SuperViTConfig
+from supervit.data import ImageDataset, open_dataset, seed_everything
+from supervit.distributed import World
 from supervit.errors import InputError
 from supervit.model import SuperViT
+from supervit.progress import progress_bar
+from supervit.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts with."""
+
+    model: SuperViT
+    """On the CPU; knows its classes."""
+    init: str | None
+    """Fingerprint of the weights that it was made of; None: fresh."""
+    train_set: ImageDataset
+    val_set: ImageDataset
+
+
+def make_start(config: TrainConfig, world: World) -> Start:
+    """Open the data, then load or draw the weights.
+
+    Raises:
+        InputError: the config, the data or the weights cannot be used.
+    """
+    data = config.data
+    with progress_bar("open weights and data", 3, "part") as advance:
+        loaded = load_start(config.init, config.model) if config.init is not None else None
+        init = loaded.fingerprint() if loaded is not None else None
+        model_config = config.model if loaded is None else loaded.config
+        advance(1)
+        if data.download:  # one process fetches, the others find it there
+            if world.is_main:
+                open_dataset(data, "val", model_config)
+            world.gather(None)
+        train_set = open_dataset(data, "train", model_config, augmentation=data)
+        advance(1)
+        val_set = open_dataset(data, "val", model_config)
+        advance(1)
+    seed_everything("weights", config.seed)
+    if loaded is None:
+        loaded = SuperViT(with_classes(config.model, train_set.classes))
+    else:
+        give_classes(loaded, train_set.classes)
+    if data.token_labels is not None and not loaded.config.dense_head:
+        raise InputError("token labels teach patch tokens, for which this model has no classifier; use an LV-ViT")
+    return Start(loaded, init, train_set, val_set)
 
 
 def load_start(source: str, wanted: SuperViTConfig) -> SuperViT:
@@ -13,7 +60,15 @@ def load_start(source: str, wanted: SuperViTConfig) -> SuperViT:
 
     Names of classes that other libraries write are not those of the data's folders, so they are left out: the classifier
     stays where the count fits.
+
+    Raises:
+        InputError: no weights are named, or as `supervit.load`.
     """
+    if not source:
+        raise InputError(
+            "this recipe starts from pretrained weights; name them with --init: a file or directory that supervit.load takes "
+            "(from scratch: the recipe image_folder)"
+        )
     defaults = type(wanted)(in_chans=wanted.in_chans)
     given = {field.name: getattr(wanted, field.name) for field in dataclasses.fields(wanted)}
     given = {name: value for name, value in given.items() if name not in ("family", "num_classes", "class_names")}
