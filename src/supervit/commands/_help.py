@@ -54,7 +54,7 @@ class Option:
         """What it is, and its default where the help does not say it."""
         if self.is_required:
             return f"{self.help} (required)"
-        if self.default is None or self.default == () or "default:" in self.help:
+        if self.default in (None, (), "") or "default:" in self.help:
             return self.help
         values = self.default if isinstance(self.default, tuple) else (self.default,)
         return f"{self.help} (default: {' '.join(map(str, values))})"
