@@ -59,7 +59,9 @@ def test_a_run_leaves_what_it_promises(finished):
     assert [str(result.complexity) for result in results] == ["3@0.5", "3@0.7", "3", "4@0.5", "4@0.7", "4"]
     assert all(result.top1 is not None and result.throughput_ips for result in results)
     expected = {"checkpoints", "log.jsonl", "model", "results.csv", "results.json", "results.md", "train_config.json"}
-    assert {path.name for path in out.iterdir()} == expected | {"tradeoff.png", "tradeoff.svg"}
+    assert {path.name for path in out.iterdir()} == expected | {
+        f"{plot}.{kind}" for plot in ("tradeoff", "curves") for kind in ("png", "svg", "pdf")
+    }
     assert [path.name for path in checkpoints(out)] == ["step-00000003", "step-00000006"]
     model = supervit.load(out / "model")
     assert model.config.class_names == tuple("0123456789")
