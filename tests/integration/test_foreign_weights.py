@@ -200,7 +200,7 @@ def test_what_nothing_says_is_assumed_with_one_warning(tmp_path):
     assert len(seen) == 1
     assert seen[0].filename == __file__
     message = str(seen[0].message)
-    assert "assumed mean=(0.485, 0.456, 0.406), crop_pct=0.875; pass what differs" in message
+    assert "assumed mean=(0.485, 0.456, 0.406), crop_pct=0.875, interpolation='bicubic'; pass what differs" in message
     assert "num_heads" not in message
 
 

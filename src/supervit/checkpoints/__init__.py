@@ -24,7 +24,7 @@ from supervit.plugins import load_plugin, plugin_names
 from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, adapt_channels, is_artefact, read_config
 
 _SIZES = ("embed_dim", "depth", "patch_size", "in_chans")  # which weights tell, and files beside them too
-_ASSUMED = ("mean", "std", "crop_pct", "num_heads")  # fields that answers depend on and weights do not tell
+_ASSUMED = ("mean", "std", "crop_pct", "interpolation", "num_heads")  # answers depend on them, weights do not tell
 
 
 def load(source: str | Path, **overrides: Any) -> SuperViT:

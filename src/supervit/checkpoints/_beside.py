@@ -9,7 +9,7 @@ import timm
 import torch
 
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError, printable
+from supervit.errors import InputError, printable, warn_assumed
 from supervit.fields import checked
 from supervit.files import read_object, refusing
 from supervit.storage import CONFIG_FILE
@@ -136,7 +136,13 @@ def _crop(values: Mapping[str, Any]) -> dict[str, Any]:
     size = _side(values.get("size"))
     if size is None:
         return {}
-    crop = _side(values.get("crop_size")) if values.get("do_center_crop") else size
+    if not values.get("do_center_crop"):
+        warn_assumed(
+            f"{_PREPROCESSOR_FILE} resizes both sides of a picture; here the shorter side is, and the centre is cut out: the "
+            "same for square pictures alone"
+        )
+        return {"crop_pct": 1.0}
+    crop = _side(values.get("crop_size"))
     return {} if crop is None else {"crop_pct": crop / size}
 
 
