@@ -138,7 +138,8 @@ def test_export_says_how_each_point_differs(saved, tmp_path, capsys):
 def test_int8_is_calibrated_on_validation_images(saved):
     export = Export(Path("unused"), precision="int8", model=saved, data=DIGITS, calibration_images=7)
     config = small_config(in_chans=1, num_classes=10)
-    assert export._calibration(config).shape == (7, 1, 28, 28)
+    images, labels = export._calibration(config)
+    assert (images.shape, labels.shape) == ((7, 1, 28, 28), (7,))
     assert torch.equal(export._calibration(config), export._calibration(config))
 
 
