@@ -179,13 +179,14 @@ def export_model(
         if calibration is not None:
             report = replace(report, quantised=compare_answers(graph, run, model, calibration, labels))
         write_examples(temporary, graph, *plugin.EXAMPLE)
-        write_json(temporary / EXPORT_FILE, asdict(replace(report, files=digests_of(temporary))))
+        report = replace(report, files=digests_of(temporary))
+        write_json(temporary / EXPORT_FILE, asdict(report))
         temporary.rename(out)
     except OSError as error:
         raise InputError(f"cannot write {str(out)!r} ({error.strerror}); name a directory that you may write") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return read_report(out)
+    return report
 
 
 def _describe(graph: Graph, target: str, precision: Precision, fingerprint: str) -> ExportReport:
