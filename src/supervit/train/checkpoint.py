@@ -89,7 +89,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]
             raise InputError(f"{str(checkpoint / name)!r} is damaged: its digest is not that of {DIGESTS_FILE}")
     weights = read_safetensors(checkpoint / WEIGHTS_FILE)
     path = checkpoint / STATE_FILE
-    state = read_pickle(path)
+    state: Any = read_pickle(path)
     if not isinstance(state, dict) or set(state) != set(ENTRIES) or not isinstance(state["trajectory"], dict):
         raise InputError(f"{str(path)!r} has not the entries {', '.join(ENTRIES)}")
     if type(state["step"]) is not int or state["step"] != _step_of(checkpoint):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from supervit.complexity import Complexity
 from supervit.data import EpochLoader, seed_everything
 from supervit.distributed import World
-from supervit.errors import InputError, TrainingError, reason_of
+from supervit.errors import InputError, TrainingError, naming_lost_workers, reason_of
 from supervit.evaluate import Accuracy, Result, evaluate, measure_throughput, runtime_environment, tabulate
 from supervit.files import make_directory
 from supervit.model import SuperViT
@@ -210,18 +210,12 @@ class _Run:
     def _naming_checkpoint(self) -> Iterator[None]:
         """Within: what ends the run names the checkpoint to go on from."""
         try:
-            yield
+            with naming_lost_workers():
+                yield
         except InputError as error:
             raise InputError(f"{error}; {way_on(self.config.out)}") from error
         except OSError as error:
             raise TrainingError(f"the run has stopped ({reason_of(error)}); {way_on(self.config.out)}") from error
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):  # raised by PyTorch's handler of SIGCHLD, wherever the run is then
-                raise
-            raise TrainingError(
-                f"a process that loads images was killed ({reason_of(error)}), which the system does when memory is short: "
-                f"lower data.workers or data.batch_size; {way_on(self.config.out)}"
-            ) from error
 
     # --- training -------------------------------------------------------------------------------------------------
 
