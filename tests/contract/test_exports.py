@@ -212,3 +212,16 @@ def test_what_cannot_be_exported_is_refused_before_any_work(tmp_path, change, me
         out.mkdir()
     with pytest.raises(InputError, match=message):
         export_model(small_model(), **{"target": "onnx", "out": out, **change})
+
+
+@torch.no_grad()
+def test_an_input_that_changes_no_answer_may_be_gone_from_the_graph(tmp_path):
+    need("openvino")
+    model = trained_like(
+        SuperViT(small_config(**SMALL | {"depth": 2, "drop_blocks": (1,)}))
+    ).eval()  # drops after the last read
+    export_model(model, "openvino", tmp_path / "artefact")
+    images = torch.randn(2, 3, 28, 28)
+    torch.testing.assert_close(
+        open_artefact(tmp_path / "artefact").logits(images, "7@0.5"), model(images, "7@0.5"), atol=1e-4, rtol=1e-4
+    )

@@ -330,7 +330,8 @@ def test_sizes_are_taken_from_the_list_beside_the_shards(tmp_path):
     sidecar = write_shards(tmp_path, "val", [3, 2]) / "val/sizes.json"
     sidecar.write_text(json.dumps({"000.tar": 30, "001.tar": 20, "other.tar": 1}))
     assert len(webdataset.open_split(shards_config(tmp_path), "val")) == 50
-    for text in ('{"000.tar": 30}', '{"000.tar": 30, "001.tar": "many"}', "[1, 2]", "no json"):
+    odd = ('"many"', "10000000000000000000000000000000", "-1", "true", "4.5")
+    for text in ('{"000.tar": 30}', *(f'{{"000.tar": 30, "001.tar": {size}}}' for size in odd), "[1, 2]", "no json"):
         sidecar.write_text(text)
         with pytest.raises(InputError, match=r"sizes\.json' must give the samples of each shard, such as \{'000\.tar': 1000\}"):
             webdataset.open_split(shards_config(tmp_path), "val")

@@ -18,10 +18,11 @@ from PIL import Image
 from supervit.data import IMAGE_SUFFIXES, DamagedImage, Reading, SourceConfig, Split, mix_seed, read_image
 from supervit.data._class_list import read_class_list
 from supervit.data._tar import Member, members, read_member
-from supervit.errors import InputError
+from supervit.errors import InputError, printable
 from supervit.files import read_object, refusing
 
 _BUFFER = 1000  # undecoded samples that wait to be drawn, per worker: about 100 MB of ImageNet
+_MOST_SAMPLES = 2**40  # in a shard: more than any disk holds
 
 Sample = dict[str, Any]  # as webdataset has it: __key__, __url__, and by suffix the bytes of each member (None: of no use)
 
@@ -157,10 +158,15 @@ def _sizes(shards: list[Path]) -> list[int]:
     what = f"{str(sidecar)!r} must give the samples of each shard, such as {{'{shards[0].name}': 1000}}"
     with refusing(what, "correct it or remove it"):
         sizes = read_object(sidecar)
-        try:
-            return [int(sizes[shard.name]) for shard in shards]
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise InputError(repr(error)) from error
+        if missing := [shard.name for shard in shards if shard.name not in sizes]:
+            raise InputError(f"it lacks {missing[0]}")
+        return [_checked_size(shard.name, sizes[shard.name]) for shard in shards]
+
+
+def _checked_size(name: str, size: Any) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MOST_SAMPLES:
+        raise InputError(f"{name} has {printable(repr(size), 40)}, which is no number of samples")
+    return size
 
 
 def _count(shard: Path) -> int:

@@ -20,6 +20,7 @@ from supervit.model import SuperViT
 AnyComplexity = Complexity | str
 Feed = dict[str, np.ndarray[Any, Any]]
 
+INPUT_NAMES = ("images", "keep")
 _MOST_IMAGES = 4096  # per batch: a bound that the exporter wants
 
 
@@ -150,7 +151,7 @@ class Interface:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs in order."""
-        return ("images", "keep") if self.is_elastic else ("images",)
+        return INPUT_NAMES if self.is_elastic else INPUT_NAMES[:1]
 
     def side(self, point: Complexity) -> int:
         """Pixels per side of the images at an operating point."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from supervit.errors import InputError
 from supervit.export import onnx as onnx_target
-from supervit.export._graph import Feed, Graph
+from supervit.export._graph import INPUT_NAMES, Feed, Graph
 from supervit.export._quantize import quantize
 from supervit.options import Precision
 from supervit.plugins import import_extra
@@ -149,6 +149,7 @@ def compile_model(model: Any, precision: Precision = "float32", threads: int | N
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     compiled = import_extra("openvino", "openvino").Core().compile_model(model, "CPU", options)
+    taken = [name for name in INPUT_NAMES if name in {name for port in compiled.inputs for name in port.names}]
     idle = [compiled.create_infer_request()]  # a request serves one caller at a time; there are as many as ever ran at once
 
     def run(*inputs: Tensor) -> Tensor:
@@ -156,7 +157,8 @@ def compile_model(model: Any, precision: Precision = "float32", threads: int | N
             request = idle.pop()
         except IndexError:
             request = compiled.create_infer_request()
-        result = request.infer([tensor.numpy() for tensor in inputs])
+        feed = {name: tensor.numpy() for name, tensor in zip(INPUT_NAMES, inputs, strict=False)}
+        result = request.infer({name: feed[name] for name in taken})  # an input that changes nothing is not there any more
         logits = torch.from_numpy(result[0].copy())  # the request's own buffer is written anew by the next call
         idle.append(request)
         return logits
