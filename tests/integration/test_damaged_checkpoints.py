@@ -130,6 +130,7 @@ STATES = {
     "a step that is true": lambda state: state.update(step=True),
     "no step": lambda state: state.update(step=None),
     "no trajectory": lambda state: state.update(trajectory=None),
+    "no versions": lambda state: state.update(versions=None),
     "no optimizer": lambda state: state.update(optimizer=None),
     "a list for an optimizer": lambda state: state.update(optimizer=[1, 2]),
     "parameter 1000": lambda state: state["optimizer"].update({1000: state["optimizer"][0]}),

@@ -90,8 +90,10 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     weights = read_safetensors(checkpoint / WEIGHTS_FILE)
     path = checkpoint / STATE_FILE
     state: Any = read_pickle(path)
-    if not isinstance(state, dict) or set(state) != set(ENTRIES) or not isinstance(state["trajectory"], dict):
+    if not isinstance(state, dict) or set(state) != set(ENTRIES):
         raise InputError(f"{str(path)!r} has not the entries {', '.join(ENTRIES)}")
+    if not all(isinstance(state[name], dict) for name in ("trajectory", "versions")):
+        raise InputError(f"{str(path)!r} does not say what it was made with")
     if type(state["step"]) is not int or state["step"] != _step_of(checkpoint):
         raise InputError(f"{str(path)!r} is not of step {_step_of(checkpoint)}")
     return weights, state
