@@ -133,7 +133,7 @@ for bad in ("x", "nan", "inf", "-inf", "1,5", "9" * 400):
 
 
 ODD.append((["benchmark", "deit_tiny", "--threads", "2147483647"], "threads 2147483647 must be at least 1 and at most 1024"))
-ODD.append((["benchmark", "deit_tiny", "--batch-size", "2147483647"], "not enough memory for this; use smaller batches"))
+ODD.append((["benchmark", "deit_tiny", "--batch-size", "2147483647"], "need at least"))
 ODD.append((["train", "digits", "--data.workers", "99999"], "workers 99999 at least 0, at most 512"))
 ODD.append(
     (["label", "--root", "x", "--out", "y", "--teacher", "z", "--workers", "99999"], "workers 99999 must be at most 512")
