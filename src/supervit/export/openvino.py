@@ -1,6 +1,7 @@
 """OpenVINO: `model.xml` and `model.bin`. bfloat16 is no matter of the file: `read` casts to it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,16 @@ _CHOICES = ("TopK", "Result")
 _CAPABILITIES: dict[Precision, str] = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process and never given back.
+
+    With AMX its plug-in lays a signal stack for the thread that loads it, and frees that stack when it is unloaded, by any
+    thread: the next signal, such as that of a child process that ends, then was a segmentation fault.
+    """
+    return import_extra("openvino", "openvino").Core()
+
+
 def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
     """The `openvino.Model` of a graph, quantised where there are calibration inputs.
 
@@ -44,8 +55,7 @@ def convert(graph: Graph, calibration: Sequence[Feed] = ()) -> Any:
     Raises:
         InputError: a package is missing.
     """
-    openvino = import_extra("openvino", "openvino")
-    model = openvino.Core().read_model(onnx_target.convert(graph).SerializeToString())
+    model = _core().read_model(onnx_target.convert(graph).SerializeToString())
     if calibration:
         return quantize(model, calibration, sorted(choosing_nodes(model, "TopK")))
     _use_markable_forms(model)
@@ -111,7 +121,7 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed], metadata: 
 
 def read(directory: Path, precision: Precision = "float32", threads: int | None = None) -> Callable[..., Tensor]:
     """The written graph, compiled for the CPU."""
-    return compile_model(import_extra("openvino", "openvino").Core().read_model(directory / _FILE), precision, threads)
+    return compile_model(_core().read_model(directory / _FILE), precision, threads)
 
 
 def compile_marked(model: Any, precision: Precision, threads: int | None) -> Callable[..., Tensor]:
@@ -125,7 +135,7 @@ def compile_marked(model: Any, precision: Precision, threads: int | None) -> Cal
 
 def missing_instructions(precision: Precision) -> str | None:
     """Why the CPU cannot compute so, as OpenVINO says itself, or None."""
-    has = import_extra("openvino", "openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return None if _CAPABILITIES[precision] in has else f"the CPU has {', '.join(sorted(has))} only"
 
 
@@ -148,7 +158,7 @@ def compile_model(model: Any, precision: Precision = "float32", threads: int | N
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
-    compiled = import_extra("openvino", "openvino").Core().compile_model(model, "CPU", options)
+    compiled = _core().compile_model(model, "CPU", options)
     taken = [name for name in INPUT_NAMES if name in {name for port in compiled.inputs for name in port.names}]
     idle = [compiled.create_infer_request()]  # a request serves one caller at a time; there are as many as ever ran at once
 
