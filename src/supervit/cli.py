@@ -83,7 +83,8 @@ def _show_warning(
     """One line for what was assumed; warnings of other packages as Python shows them."""
     is_ours = issubclass(category, AssumptionWarning)
     text = f"supervit: warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno, line)
-    print(text, end="", file=file or sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(text, end="", file=file or sys.stderr)
 
 
 def _exit_now(signum: int, _frame: object) -> None:

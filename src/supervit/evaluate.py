@@ -94,8 +94,11 @@ def evaluate(
     hits = torch.zeros(len(points), 2, dtype=torch.long, device=runtime.device)
     seen = torch.zeros((), dtype=torch.long)
     for images, labels in batches:
-        if len(labels) and int(labels.max()) >= classes:
-            raise InputError(f"class index {int(labels.max())} in the data, but the model has {classes} classes")
+        if labels.is_floating_point() or labels.ndim != 1:
+            raise InputError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; give class indices (B)")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            bad = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+            raise InputError(f"class index {bad} in the data, but the model has {classes} classes")
         check_finite(images, "pixels")
         labels = labels.to(runtime.device)
         for row, logits in enumerate(runtime.forward_paths(images, points)):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ def make_directory(directory: Path) -> Path:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / f".write-test-{os.getpid()}"
+        probe = directory / f".write-test-{_writer()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -30,6 +31,11 @@ def make_directory(directory: Path) -> Path:
             f"cannot write to {str(directory)!r} ({error.strerror}); name a directory that you may write"
         ) from error
     return directory
+
+
+def _writer() -> str:
+    """A name of this thread, so that no other one writes into the same temporary file."""
+    return f"{os.getpid()}-{threading.get_ident()}"
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the disk is full or the directory cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
         temporary.touch()
         rights = temporary.stat().st_mode

@@ -28,7 +28,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     with _LOCK:
         stay = _STAYS.get(model)
         if stay is None:
-            stay = _STAYS[model] = _Stay([module for module in model.modules() if module.training] if model.training else [])
+            stay = _STAYS[model] = _Stay([module for module in model.modules() if module.training])
             if stay.modules:
                 model.eval()
         stay.callers += 1

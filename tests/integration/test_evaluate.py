@@ -155,3 +155,10 @@ def test_ways_take_turns_with_a_call_before_each_that_does_not_count():
     calls.clear()
     time_calls(lambda images, way: calls.append(way), torch.empty(0), "ab", repeats=2, warmup=0, in_a_row=1)
     assert "".join(calls) == "abab"
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([-1, 0]), torch.tensor([0.0, 1.0])])
+def test_labels_that_are_no_class_indices_are_refused(labels):
+    model = SuperViT(small_config())
+    with pytest.raises(InputError, match="class index -1 in the data|labels of type torch.float32"):
+        evaluate(model, [(torch.zeros(2, 3, 28, 28), labels)])

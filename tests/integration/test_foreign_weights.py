@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import supervit
 from supervit import InputError
+from supervit.checkpoints import _beside
 from supervit.cli import main
 from supervit.errors import AssumptionWarning
 
@@ -413,3 +414,29 @@ def test_weights_load_from_many_threads_at_once(tmp_path):
         models = list(pool.map(lambda source: supervit.load(source, **HEADS, **PREPARED), sources))
     assert {model.fingerprint() for model in models} == {models[0].fingerprint()}
     assert not any(parameter.is_meta for model in models for parameter in model.parameters())
+
+
+def test_whatever_network_of_timm_is_named_beside_weights_only_its_kind_is_refused():
+    for name in (
+        "regnety_002",
+        "pit_ti_224",
+        "eva_large_patch14_336",
+        "vit_small_patch16_18x2_224",
+        "resnet18",
+        "swin_tiny_patch4_window7_224",
+    ):
+        assert isinstance(_beside._timm_network(name), dict)
+
+
+@pytest.mark.parametrize("values", [{"do_rescale": False}, {"rescale_factor": 1.0}])
+def test_pixels_that_are_not_scaled_to_one_are_refused(tmp_path, values):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="rescale_factor 1.*: pixels are scaled by 1/255 here"):
+        _beside.read_beside(tmp_path, {})
+
+
+def test_another_crop_than_the_centre_is_warned_of(tmp_path):
+    config = {"architecture": "deit_tiny_patch16_224", "pretrained_cfg": {"crop_mode": "squash"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.warns(AssumptionWarning, match="crop_mode 'squash'; here the shorter side is resized"):
+        _beside.read_beside(tmp_path, {})

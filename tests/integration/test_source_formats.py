@@ -199,6 +199,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     ]  # fmt: skip
 
 
+def test_folders_that_link_to_each_other_end_and_give_each_way_down_once(tmp_path):
+    write_folder(tmp_path)
+    for here, there in (("cat", "dog"), ("dog", "cat")):
+        for name in ("one", "two"):
+            (tmp_path / "val" / here / name).symlink_to(tmp_path / "val" / there)
+    assert 4 <= len(image_folder.open_split(SourceConfig("image_folder", tmp_path), "val")) < 20
+
+
 # --- Hugging Face ----------------------------------------------------------------------------------------------------
 
 

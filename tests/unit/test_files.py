@@ -1,10 +1,11 @@
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from supervit.errors import InputError, SuperViTError, printable
-from supervit.files import read_json, read_object, refusing, whole_file, write_json, write_text
+from supervit.files import make_directory, read_json, read_object, refusing, whole_file, write_json, write_text
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,14 @@ def test_messages_are_one_short_line_that_no_terminal_obeys():
     assert str(error).endswith("; the fix")
     assert len(str(error)) <= 600
     assert printable("a\u202eb\x07") == "a b"
+
+
+def test_many_threads_may_write_one_file(tmp_path):
+    def write(number):
+        for _ in range(20):
+            write_json(make_directory(tmp_path) / "file.json", {"writer": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert read_object(tmp_path / "file.json")["writer"] in range(8)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]

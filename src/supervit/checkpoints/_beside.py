@@ -68,6 +68,8 @@ def _of_timm(values: Mapping[str, Any]) -> dict[str, Any]:
         _check_pooling(pooling)
     _check_activation(arguments.get("act_layer", network.get("act_layer", "gelu")))
     told = {name: settings[name] for name in ("mean", "std", "crop_pct", "interpolation") if settings.get(name) is not None}
+    if settings.get("crop_mode", "center") not in (None, "center"):
+        _warn_other_crop(f"{CONFIG_FILE} says crop_mode {settings['crop_mode']!r}")
     told |= {name: value for name, value in {**network, **arguments}.items() if name in ("num_heads", "norm_eps")}
     if "num_features" in values:
         told["embed_dim"] = values["num_features"]
@@ -85,18 +87,19 @@ def _timm_network(architecture: str) -> dict[str, Any]:
     try:
         with torch.device("meta"):
             network = timm.create_model(name, depth=1)
-    except TypeError:  # a network without depth
+    except Exception:  # a network of another kind, each with its own answer to a depth
         return {}
     if not isinstance(network, timm.models.VisionTransformer):
         return {}
     block = network.blocks[0]
-    activation = type(block.mlp.act).__name__
-    return {
-        "num_heads": block.attn.num_heads,
-        "norm_eps": network.norm.eps,
-        "global_pool": network.global_pool,
-        "act_layer": "gelu" if activation == "GELU" else activation,
+    found = {
+        "num_heads": getattr(getattr(block, "attn", None), "num_heads", None),
+        "norm_eps": getattr(network.norm, "eps", None),
     }
+    found = {name: value for name, value in found.items() if value is not None}
+    activation = type(getattr(getattr(block, "mlp", None), "act", None)).__name__
+    named = {} if activation == "NoneType" else {"act_layer": "gelu" if activation == "GELU" else activation}
+    return {**found, **named, "global_pool": network.global_pool}
 
 
 # --- transformers ---------------------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ def _of_preprocessor(values: Mapping[str, Any]) -> dict[str, Any]:
         told = {ours: values[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in values}
     else:
         told = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    scale = values.get("rescale_factor", 1 / 255)
+    scale = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1
     if not (isinstance(scale, int | float) and math.isclose(scale, 1 / 255, rel_tol=1e-3)) or values.get("offset"):
         raise InputError(f"rescale_factor {printable(repr(scale), 40)}: pixels are scaled by 1/255 here")
     if "resample" in values:
@@ -137,13 +140,14 @@ def _crop(values: Mapping[str, Any]) -> dict[str, Any]:
     if size is None:
         return {}
     if not values.get("do_center_crop"):
-        warn_assumed(
-            f"{_PREPROCESSOR_FILE} resizes both sides of a picture; here the shorter side is, and the centre is cut out: the "
-            "same for square pictures alone"
-        )
+        _warn_other_crop(f"{_PREPROCESSOR_FILE} resizes both sides of a picture")
         return {"crop_pct": 1.0}
     crop = _side(values.get("crop_size"))
     return {} if crop is None else {"crop_pct": crop / size}
+
+
+def _warn_other_crop(what: str) -> None:
+    warn_assumed(f"{what}; here the shorter side is resized and the centre cut out: the same for square pictures alone")
 
 
 def _side(value: Any) -> float | None:

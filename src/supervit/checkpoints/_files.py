@@ -58,8 +58,9 @@ def read_weights(path: Path) -> Stored:
     content = read_pickle(path)
     found = [name for name in _CONTAINERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
     weights = content[found[0]] if found else content
-    is_named = isinstance(weights, Mapping) and weights and all(isinstance(name, str) for name in weights)
-    if not is_named or not all(isinstance(value, Tensor) for value in weights.values()):
+    if isinstance(weights, Mapping):  # an epoch, a date, arguments may lie between the tensors
+        weights = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not weights or not isinstance(weights, Mapping):
         raise InputError(
             f"{str(path)!r} holds no weights; expected tensors by name, directly or under {', '.join(_CONTAINERS)}"
         )

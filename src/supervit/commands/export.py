@@ -54,7 +54,8 @@ class Export:
         print(f"\nwrote {self.out}: {report.form} {report.target}, {report.precision}, inputs {', '.join(report.inputs)}")
         if report.precision == "int8":
             _print_quantised(report)
-        print(f"how to run it without supervit: python {self.out / 'example.py'} IMAGE")
+        if "example.py" in report.files:
+            print(f"how to run it without supervit: python {self.out / 'example.py'} IMAGE")
 
     def _calibration(self, config: SuperViTConfig) -> "tuple[Tensor | None, Tensor | None]":
         from supervit.data import draw_images

@@ -14,6 +14,7 @@ LONGEST = 4  # times the short side: a centre crop never looks further
 _ON_THE_WAY = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}  # Pillow goes on from there alone
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _DEPTHS = (8, 12, 16, 24, 31)  # bits
+_DEPTHS_OF_PNG = (12, 16)  # of 8 bits and less it has forms of their own
 _SCALED = ("PPM", "JPEG2000")  # Pillow scales their grey to 16 bits, whatever the file has
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF
 _UNSIGNED = 1
@@ -127,7 +128,8 @@ def _white(image: Image.Image, is_unsigned: bool) -> int:
     top = max(int(pixels.max()) for _, pixels in _parts(image, is_unsigned))
     largest, bits = _told(image, _MAX_SAMPLE_VALUE), _told(image, _BITS_PER_SAMPLE)
     told = [largest or 0, 2**bits - 1 if bits is not None and 0 < bits < 16 else 0]
-    by_depth = (2**bits - 1 for bits in (*_DEPTHS, 32))
+    depths = _DEPTHS_OF_PNG if image.format == "PNG" else (*_DEPTHS, 32)
+    by_depth = (2**bits - 1 for bits in depths)
     return next(white for white in (*told, *by_depth) if white >= max(top, 1))
 
 

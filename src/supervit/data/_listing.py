@@ -38,15 +38,17 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _walk(folder: Path) -> list[tuple[str, list[str]]]:
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_back(Path(place, name))]
-        found.append((place, [name for name in files if not is_hidden(name)]))
+    """The folders from here down, each with its files; a link that leads back to a folder above is not followed."""
+    found: list[tuple[str, list[str]]] = []
+    waiting: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
+    while waiting:
+        place, above = waiting.pop()
+        if (real := place.resolve()) in above:
+            continue
+        entries = [entry for entry in os.scandir(place) if not is_hidden(entry.name)]
+        found.append((str(place), [entry.name for entry in entries if not entry.is_dir()]))
+        waiting += [(Path(entry.path), above | {real}) for entry in entries if entry.is_dir()]
     return found
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def say_skipped(where: Path, skipped: list[Path]) -> None:

@@ -59,9 +59,12 @@ def naming_damage() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:  # whose text names a file object
         raise DamagedImage("not an image of a known format") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, twice PIL.Image.MAX_IMAGE_PIXELS
+        limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
+        raise DamagedImage(f"it exceeds limit, the {limit} pixels that Pillow opens; reduce it") from error
     # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
     except Exception as error:
-        raise DamagedImage(" ".join(str(error).split()) or reason_of(error)) from error
+        raise DamagedImage(getattr(error, "strerror", None) or " ".join(str(error).split()) or reason_of(error)) from error
 
 
 def open_image(file: Path | bytes, reading: Reading = Reading()) -> Image.Image:  # noqa: B008, it is frozen

@@ -36,7 +36,8 @@ about = json.loads((here / "export.json").read_text(encoding="utf-8"))
 points = {{point["complexity"]: point for point in about["points"]}}
 point = points[sys.argv[2]] if len(sys.argv) > 2 else about["points"][-1]
 see, side = about["preprocessing"], point["image_size"]
-image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert(see["pillow_mode"])
+formats = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # none that starts a program
+image = ImageOps.exif_transpose(Image.open(sys.argv[1], formats=formats)).convert(see["pillow_mode"])
 scale = side / see["crop_pct"] / min(image.size)  # the short side becomes side / crop_pct, then the middle is cut out
 size = [max(side, round(scale * length)) for length in image.size]
 image = image.resize(size, Image.Resampling[see["interpolation"].upper()])

@@ -44,7 +44,10 @@ def _lock(path: Path) -> int | str:
         if path in _held:
             return _refusal(path, f"process {os.getpid()}, this one")
         while True:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                return f"cannot lock {str(path)!r} ({error.strerror}); remove it, or name a directory that you may write"
             try:
                 # Locks of processes: those of open files live on in the loader processes where a run was killed.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
