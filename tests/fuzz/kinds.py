@@ -105,7 +105,8 @@ def _opened(path: Path, predictor: Any, point: str) -> Any:
 def _array(rng: Random, workshop: Workshop) -> tuple[str, list[Door]]:
     """Arrays, tensors and PIL images that a caller may hand over."""
     predictor = workshop.predictors[rng.choice(("rgb", "grey")), rng.random() < 0.5]
-    shape = tuple(rng.choice((0, 1, 2, 3, 4, 28, 500)) for _ in range(rng.choice((0, 1, 2, 3, 3, 3, 4))))
+    sides = (0, 1, 2, 3, 4, 28, 500)
+    shape = tuple(rng.choice(sides if axis < 2 else sides[:-1]) for axis in range(rng.choice((0, 1, 2, 3, 3, 3, 4))))
     dtype = rng.choice((np.uint8, np.uint8, np.float32, np.int64, np.uint16, np.float64, np.bool_, np.complex64, object))
     array = np.zeros(shape, dtype)
     mode = rng.choice(images.MODES)

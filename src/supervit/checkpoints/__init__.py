@@ -115,7 +115,10 @@ def _plugin_for(weights: dict[str, Tensor], path: Path) -> ModuleType:
 def _say_what_was_assumed(path: Path, config: SuperViTConfig, told: dict[str, Any], container: str | None) -> None:
     said = [f"took the weights of {container}"] if container else []
     if assumed := [f"{name}={getattr(config, name)!r}" for name in _ASSUMED if name not in told]:
-        said.append(f"nothing says how it was trained: assumed {', '.join(assumed)}; pass what differs")
+        said.append(
+            f"nothing says how it was trained: assumed {', '.join(assumed)}; "
+            "pass what differs, such as --mean 0.5 0.5 0.5 (in training --model.mean)"
+        )
     if said:
         warn_assumed(f"{str(path)!r}: {'; '.join(said)}")
 

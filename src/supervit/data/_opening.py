@@ -27,6 +27,7 @@ _JPEG = ("JPEG", "MPO")
 # Pixels count so often, as decoders hold copies of the image: measured 8 bytes a pixel, 12, 16 and 25.
 _WEIGHTS = {"AVIF": 1.5, "TIFF": 1.5, "WEBP": 2.0, "JPEG2000": 3.0}
 _PROGRESSIVE = 1.5
+_LONGEST_WEBP = 16383  # pixels a side, of each frame; a canvas may claim more, and takes long to be laid out
 _BYTES = 4  # of a file, for each pixel allowed: some decoders read all of a file at once
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -95,6 +96,8 @@ def check_size(image: Image.Image, reading: Reading) -> None:
         if _is_lazy(image) and image.format not in (*_formats(), *_JPEG):
             raise DamagedImage(f"an image of format {image.format} is not decoded here; give one of {', '.join(_FORMATS)}")
         width, height = image.size
+        if _is_lazy(image) and image.format == "WEBP" and max(image.size) > _LONGEST_WEBP:
+            raise DamagedImage(f"{width} x {height} pixels are more a side than the {_LONGEST_WEBP} that WebP has")
         if width * height > reading.max_pixels / _weight(image) and not _reduction(image, reading):
             raise DamagedImage(_too_large(f"{width} x {height} pixels ({image.format or image.mode})", reading))
 

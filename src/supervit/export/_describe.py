@@ -31,13 +31,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
+    sys.exit(f"usage: python {{sys.argv[0]}} IMAGE [POINT]; no file {{sys.argv[1:2]}}")
 here = Path(__file__).resolve().parent
 about = json.loads((here / "export.json").read_text(encoding="utf-8"))
 points = {{point["complexity"]: point for point in about["points"]}}
 point = points[sys.argv[2]] if len(sys.argv) > 2 else about["points"][-1]
 see, side = about["preprocessing"], point["image_size"]
 formats = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # none that starts a program
-image = ImageOps.exif_transpose(Image.open(sys.argv[1], formats=formats)).convert(see["pillow_mode"])
+image = ImageOps.exif_transpose(Image.open(sys.argv[1], formats=formats))
+if image.mode[0] in "IF":
+    sys.exit(f"{{sys.argv[1]}} is grey of more than 8 bits (mode {{image.mode}}), which Pillow would cut: save it with 8")
+image = image.convert(see["pillow_mode"])
 scale = side / see["crop_pct"] / min(image.size)  # the short side becomes side / crop_pct, then the middle is cut out
 size = [max(side, round(scale * length)) for length in image.size]
 image = image.resize(size, Image.Resampling[see["interpolation"].upper()])

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _MOST_PLACES = 400  # of a line; entries in between are averaged
 Entry = TypeVar("Entry", bound="_Entry")
 
+_FEW = 20  # log entries, below which they are drawn as points too
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -121,6 +123,8 @@ def draw_curves(log: Path, files: Sequence[Path]) -> RunHistory:
         rates.plot(*_line(history.train, scale, lambda entry: entry.lr), color="0.3", linewidth=1)
         rates.set(ylabel="learning rate", xlabel=unit, ylim=(0, None))
         rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+        for line in (line for axes in (uncut, *cut, rates) for line in axes.lines if len(line.get_xdata()) < _FEW):
+            line.set(marker="o", markersize=2.5)  # a line of one point is not seen
         for axes in (uncut, *cut, accuracies):
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

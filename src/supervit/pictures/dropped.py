@@ -25,6 +25,7 @@ _MOST_COLUMNS = 8
 _PANEL = 1.75  # inches
 _PAPER = np.array([0.965, 0.965, 0.965])  # what dropped patches fade to
 _KEPT_OF_FIRST, _KEPT_OF_LAST = 0.06, 0.42  # how much of a patch is still seen, by the block that drops it
+_LEGEND_WIDTH = 1.8  # inches of an entry
 _OUTLINE = "#e8590c"
 
 
@@ -178,4 +179,5 @@ def _explain(figure: Any, blocks: Sequence[int], depth: int) -> None:
     for block in reversed(blocks):
         shade = remains[block] * 0.25 + (1 - remains[block]) * _PAPER
         handles.append(Patch(facecolor=tuple(shade), edgecolor="0.8", label=f"dropped in block {block + 1} of {depth}"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    columns = min(max(int(figure.get_figwidth() / _LEGEND_WIDTH), 1), len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)

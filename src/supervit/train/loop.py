@@ -174,6 +174,7 @@ class _Run:
             if differing:
                 raise other_run(out, differing)
             self._load(weights, state)
+            self._say(f"goes on after step {self.step} of {self.total_steps}")
             self.world.gather(None)  # all have read, so names may change
             for damaged, problem in zip(reversed(found), problems, strict=False):
                 if self.world.is_main:
