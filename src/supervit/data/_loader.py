@@ -5,7 +5,6 @@ the number of workers, so a run that goes on within an epoch starts at the right
 Of a stream each worker has a part of its own, so there the number of workers counts too.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
@@ -126,7 +125,7 @@ class EpochLoader:
             InputError: they are more than `max_damaged` of the data set.
         """
         self.damaged |= damage
-        if len(self.damaged) > math.ceil(self.max_damaged * len(self.dataset)):  # of a small data set one image
+        if len(self.damaged) > self.max_damaged * len(self.dataset):
             some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.damaged.items())[:3])
             raise InputError(
                 f"{len(self.damaged)} of {len(self.dataset)} images cannot be read, more than max_damaged = "
