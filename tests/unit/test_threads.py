@@ -1,5 +1,6 @@
 """Numbers of threads and evaluation mode, which belong to the process or the model, with callers in many threads."""
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import torch
 
 from supervit import SuperViT
 from supervit.modes import evaluation_mode
-from supervit.runtimes import as_runtime, on_one_thread
+from supervit.runtimes import _threads, as_runtime, on_one_thread
 from tests.conftest import small_config, trained_like
 
 
@@ -46,6 +47,15 @@ def test_what_runs_on_one_thread_leaves_old_and_new_threads_as_they_were(two_thr
     staying.join()
     assert seen == [2] * 40
     assert old == [(2, 2)]
+    assert torch.get_num_threads() == in_new_thread(torch.get_num_threads) == 2
+
+
+def test_threads_that_start_on_one_never_touch_the_number_of_the_process(two_threads, monkeypatch):
+    monkeypatch.setattr(_threads, "_POOL", [_threads._new_pool()])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("others would keep it for ever"))
+    said = on_one_thread(torch.__config__.parallel_info)
+    numbers = re.findall(r"(?:omp|mkl)_get_max_threads\(\) : (\d+)", said)
+    assert set(numbers) == {"1"}, said
     assert torch.get_num_threads() == in_new_thread(torch.get_num_threads) == 2
 
 

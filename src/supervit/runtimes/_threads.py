@@ -1,30 +1,35 @@
 """Threads of PyTorch that compute on one core, whatever the others do."""
 
+import ctypes
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 Made = TypeVar("Made")
 
-_LOCK = threading.Lock()
+# Of the thread that calls, in what PyTorch computes with, by the names of their C functions: others take pointers.
+_SETTERS = ("omp_set_num_threads", "MKL_Set_Num_Threads_Local")
+    "omp_set_num_threads",
+    "MKL_Set_Num_Threads_Local",
+)  # of the thread that calls, in what PyTorch computes with; MKL has C functions under capitals
 
 
 def _start_on_one() -> None:
-    """Set this new thread to one core, and leave the number that later threads start with as it is.
+    """Set this new thread to one core, and nothing else.
 
-    A thread of PyTorch takes the number of the process when it first computes and keeps it from then on;
-    `torch.set_num_threads` sets that of the thread that calls it and that of the process.
+    `torch.set_num_threads` would set the number of the process too, and threads that first compute before it is back would
+    keep that of this one for ever. A build of PyTorch without such libraries leaves the thread with more: slower, not wrong.
     """
-    with _LOCK:
-        of_process = torch.get_num_threads()
-        torch.set_num_threads(1)
-        restoring = threading.Thread(target=torch.set_num_threads, args=(of_process,))
-        restoring.start()
-        restoring.join()
+    torch.get_num_threads()  # takes the number of the process, once for all
+    library = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"), None)
+    found = ctypes.CDLL(library and str(library))
+    for name in _SETTERS:
+        if hasattr(found, name):
+            getattr(found, name)(1)
 
 
 def _new_pool() -> ThreadPoolExecutor:
@@ -46,6 +51,4 @@ def on_one_thread(call: Callable[[], Made]) -> Made:
         with torch.no_grad():
             return call()
 
-    with _LOCK:  # a thread that computes for the first time takes the number of the process, which must be its own then
-        is_on_one = torch.get_num_threads() == 1
-    return run() if is_on_one else _POOL[0].submit(run).result()
+    return run() if torch.get_num_threads() == 1 else _POOL[0].submit(run).result()
