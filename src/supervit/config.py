@@ -11,6 +11,7 @@ from supervit.fields import check_names, check_types, from_plain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PILLOW_MODES = {1: "L", 3: "RGB"}  # by channels
 
 _LIMITS = {"embed_dim": 2**14, "depth": 1000, "num_heads": 2**10, "patch_size": 2**10, "in_chans": 2**10}
 _MOST_CLASSES = 200_000

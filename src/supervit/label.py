@@ -145,7 +145,7 @@ def _whole_image_transform(teacher: nn.Module) -> InMode:
     is_fixed = teacher.pretrained_cfg.get("fixed_input_size", False)  # type: ignore[operator, union-attr]
     settings = resolve_model_data_config(teacher, use_test_size=not is_fixed)
     transform = create_transform(**settings | {"crop_mode": "squash", "crop_pct": 1.0})
-    return InMode({1: "L", 3: "RGB"}[settings["input_size"][0]], transform)
+    return InMode.of_channels(settings["input_size"][0], transform)
 
 
 # --- teacher ------------------------------------------------------------------------------------------------------

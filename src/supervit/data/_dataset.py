@@ -44,7 +44,7 @@ def evaluation_transform(model: SuperViTConfig) -> InMode:
         InputError: a model that is neither grey nor RGB.
     """
     transform = create_augmentation(**_input_format(model), is_training=False, crop_pct=model.crop_pct)
-    return InMode(_mode(model), transform, crops_centre=True)
+    return InMode.of_channels(model.in_chans, transform, crops_centre=True)
 
 
 def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode:
@@ -58,16 +58,9 @@ def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode
         "auto_augment": augmentation.auto_augment,
     }
     if augmentation.token_labels is not None:
-        return InMode(_mode(model), JointAugment(model, random_erasing=augmentation.random_erasing, **options))
+        return InMode.of_channels(model.in_chans, JointAugment(model, random_erasing=augmentation.random_erasing, **options))
     options = _input_format(model) | options | {"re_prob": augmentation.random_erasing, "re_mode": "pixel"}
-    return InMode(_mode(model), create_augmentation(**options, is_training=True, color_jitter=None))
-
-
-def _mode(model: SuperViTConfig) -> str:
-    modes = {1: "L", 3: "RGB"}
-    if model.in_chans not in modes:
-        raise InputError(f"image files cannot give in_chans={model.in_chans}; use 1 (grey) or 3 (RGB)")
-    return modes[model.in_chans]
+    return InMode.of_channels(model.in_chans, create_augmentation(**options, is_training=True, color_jitter=None))
 
 
 def _input_format(model: SuperViTConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from supervit.config import Interpolation, Resize, SuperViTConfig
+from supervit.config import PILLOW_MODES, Interpolation, Resize, SuperViTConfig
 from supervit.data._images import LONGEST
 from supervit.data._opening import decode, orientation_of, undecoded_jpeg
 from supervit.data._reading import Reading
@@ -27,7 +27,6 @@ _BLOCK = 8  # pixels per side of a block of coefficients
 _SCALES = (1, 2, 4)  # eighths; Cost: those between lack vector code in libjpeg-turbo and take longer than the whole image
 _BANDS = 8  # per axis; Cost: fewer multiply more zeros, more are more calls
 _LONGEST_WHOLE = 2048  # pixels; Cost: the matrix of a longer axis that is not reduced takes longer to make than it saves
-_MODES = {1: "L", 3: "RGB"}
 # Turns as EXIF counts them: from the file to the upright picture the axes change places, then some are mirrored.
 _SWAPS_AXES, _MIRRORS_COLUMNS, _MIRRORS_ROWS = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 
@@ -76,7 +75,7 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int, ex
         the nearest pixel.
     """
     side, short = config.patch_size * grid_size, min(image.size)
-    is_suitable = image.mode in _MODES.values() and 0 < max(image.size) <= LONGEST * short
+    is_suitable = image.mode in PILLOW_MODES.values() and 0 < max(image.size) <= LONGEST * short
     if not is_suitable or side >= config.image_size or config.interpolation == "nearest":
         return None
     resized, scale = math.floor(config.image_size / config.crop_pct), _BLOCK
@@ -96,7 +95,7 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int, ex
         _axis(_Steps(length, scale, resized * length // short, *steps, mirrored))
         for length, mirrored in zip(lengths, is_mirrored, strict=True)
     )
-    pixels = _upright(_decode(image, scale, _MODES[config.in_chans]), turn)[rows.window, columns.window]
+    pixels = _upright(_decode(image, scale, PILLOW_MODES[config.in_chans]), turn)[rows.window, columns.window]
     lines = torch.cat([weights @ _in_lines(pixels[part]) for part, weights in rows.bands])
     planes = lines.view(side, -1, config.in_chans).permute(2, 0, 1).contiguous()
     seen = torch.cat([planes[:, :, part] @ weights.T for part, weights in columns.bands], dim=2).clamp_(0, 255)

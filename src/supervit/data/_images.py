@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from supervit.config import PILLOW_MODES
 from supervit.data._opening import DamagedImage, naming_damage
+from supervit.errors import InputError
 
 LONGEST = 4  # times the short side: a centre crop never looks further
 _ON_THE_WAY = {"La": "LA", "RGBa": "RGBA", "LAB": "RGB", "HSV": "RGB", "PA": "RGBA"}  # Pillow goes on from there alone
@@ -35,6 +37,17 @@ class InMode:
     mode: str
     transform: Callable[[Image.Image], Any]
     crops_centre: bool = False
+
+    @classmethod
+    def of_channels(cls, in_chans: int, transform: Callable[[Image.Image], Any], crops_centre: bool = False) -> Self:
+        """A transform of images with so many channels.
+
+        Raises:
+            InputError: neither grey nor RGB.
+        """
+        if in_chans not in PILLOW_MODES:
+            raise InputError(f"image files cannot give in_chans={in_chans}; use 1 (grey) or 3 (RGB)")
+        return cls(PILLOW_MODES[in_chans], transform, crops_centre)
 
     def __call__(self, image: Image.Image) -> Any:
         """What the transform makes of the image.

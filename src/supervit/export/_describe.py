@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from supervit.config import SuperViTConfig
+from supervit.config import PILLOW_MODES, SuperViTConfig
 from supervit.errors import InputError
 from supervit.export._graph import Interface, keep_counts
 from supervit.files import file_digest, write_text
@@ -17,7 +17,6 @@ from supervit.model import SuperViT
 from supervit.modes import evaluation_mode
 
 _BATCH = 16
-MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 
 EXAMPLE = '''"""Classifies an image with the artefact beside this file: python example.py IMAGE [POINT]
 
@@ -91,7 +90,7 @@ def preprocessing_of(config: SuperViTConfig) -> Preprocessing:
     return Preprocessing(
         layout="NCHW",
         channels={1: "grey", 3: "RGB"}.get(config.in_chans, f"{config.in_chans} channels"),
-        pillow_mode=MODES.get(config.in_chans),
+        pillow_mode=PILLOW_MODES.get(config.in_chans),
         orientation="as EXIF says",
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
@@ -138,7 +137,7 @@ def metadata_of(report: Mapping[str, Any]) -> dict[str, str]:
 
 def write_examples(directory: Path, interface: Interface, packages: str, run: str) -> None:
     """Write `example.py`, where the model takes pictures."""
-    if interface.config.in_chans in MODES and interface.config.num_classes:
+    if interface.config.in_chans in PILLOW_MODES and interface.config.num_classes:
         write_text(directory / "example.py", EXAMPLE.format(packages=packages, run=run))
 
 
