@@ -13,9 +13,6 @@ Made = TypeVar("Made")
 
 # Of the thread that calls, in what PyTorch computes with, by the names of their C functions: others take pointers.
 _SETTERS = ("omp_set_num_threads", "MKL_Set_Num_Threads_Local")
-    "omp_set_num_threads",
-    "MKL_Set_Num_Threads_Local",
-)  # of the thread that calls, in what PyTorch computes with; MKL has C functions under capitals
 
 
 def _start_on_one() -> None:
@@ -25,8 +22,7 @@ def _start_on_one() -> None:
     keep that of this one for ever. A build of PyTorch without such libraries leaves the thread with more: slower, not wrong.
     """
     torch.get_num_threads()  # takes the number of the process, once for all
-    library = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"), None)
-    found = ctypes.CDLL(library and str(library))
+    found = ctypes.CDLL(next(map(str, Path(torch.__file__).parent.glob("lib/libtorch_cpu.*")), None))
     for name in _SETTERS:
         if hasattr(found, name):
             getattr(found, name)(1)
