@@ -205,7 +205,7 @@ class SuperViTConfig:
 
     def with_channels(self, in_chans: int) -> Self:
         """A copy for images of another channel count with weights made for this one: the normalisation is averaged (1) or
-        repeated, as `storage.adapt_channels` does with the patch embedding.
+        repeated, as `storage.override` does with the patch embedding.
         """
         if in_chans == self.in_chans:
             return self

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
 from supervit.files import make_directory, read_object, refusing, whole_file, write_json
 
@@ -132,21 +133,32 @@ def check_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source:
         raise InputError(f"the weights of {source!r} do not fit the model; " + "; ".join(found))
 
 
-def adapt_channels(state_dict: Mapping[str, Tensor], in_chans: int, source: str) -> dict[str, Tensor]:
-    """Weights for images of another channel count, as timm makes them: the first convolution is summed over the channels
-    (to grey) or repeated.
+def override(
+    config: SuperViTConfig, state_dict: Mapping[str, Tensor], overrides: Mapping[str, Any], source: str
+) -> tuple[SuperViTConfig, Mapping[str, Tensor]]:
+    """Config and weights with other values of some fields; with other channels (`in_chans`) weights for these.
 
     Args:
+        config: Of the weights.
         state_dict: Weights with our names.
-        in_chans: Channels wanted.
+        overrides: Fields of the config that should differ.
         source: Where the weights come from, for the error.
 
     Raises:
-        InputError: the weights are for other than 3 channels.
+        InputError: a field that there is not, a value that does not fit, or weights that are for other than 3 channels and
+            cannot be made others.
     """
+    if "in_chans" in overrides:
+        config = config.with_channels(overrides["in_chans"])
+        state_dict = adapt_channels(state_dict, config.in_chans, source)
+    return config.replace(**overrides), state_dict
+
+
+def adapt_channels(state_dict: Mapping[str, Tensor], in_chans: int, source: str) -> Mapping[str, Tensor]:
+    """The weights as timm makes them for other channels: the first convolution summed over these (to grey) or repeated."""
     first = next((key for key in _FIRST_CONVOLUTIONS if key in state_dict), None)
     if first is None or state_dict[first].ndim != 4 or state_dict[first].shape[1] == in_chans:
-        return dict(state_dict)
+        return state_dict
     if state_dict[first].shape[1] != 3:
         raise InputError(
             f"the weights of {source!r} are for {state_dict[first].shape[1]} channels and cannot be made ones for {in_chans}; "
