@@ -20,7 +20,7 @@ from supervit.hub import LIBRARY, TASK, fetch, model_card
 from supervit.layers import Block, Classifier, resize_images, take_survivors
 from supervit.limits import check_images, check_memory
 from supervit.plugins import load_plugin
-from supervit.storage import WEIGHTS_FILE, adapt_channels, filled, fingerprint, read_config, write_model
+from supervit.storage import WEIGHTS_FILE, filled, fingerprint, override, read_config, write_model
 from supervit.trace import Trace
 from supervit.weights import read_safetensors
 
@@ -344,12 +344,8 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
             options: dict[str, Any] = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
             options |= {"local_files_only": local_files_only, "revision": revision}
             directory = fetch(str(pretrained_model_name_or_path), **options)
-        stored = config_from_dict(read_config(directory))
-        weights = read_safetensors(directory / WEIGHTS_FILE)
-        if "in_chans" in overrides:
-            stored = stored.with_channels(overrides["in_chans"])
-            weights = adapt_channels(weights, stored.in_chans, str(directory))
-        return cls.of_weights(stored.replace(**overrides), weights, str(directory))
+        stored, weights = config_from_dict(read_config(directory)), read_safetensors(directory / WEIGHTS_FILE)
+        return cls.of_weights(*override(stored, weights, overrides, str(directory)), str(directory))
 
     @classmethod
     def of_weights(cls, config: SuperViTConfig, state_dict: Mapping[str, Tensor], source: str) -> "SuperViT":
