@@ -150,11 +150,11 @@ def override(
     """
     if "in_chans" in overrides:
         config = config.with_channels(overrides["in_chans"])
-        state_dict = adapt_channels(state_dict, config.in_chans, source)
+        state_dict = _adapt_channels(state_dict, config.in_chans, source)
     return config.replace(**overrides), state_dict
 
 
-def adapt_channels(state_dict: Mapping[str, Tensor], in_chans: int, source: str) -> Mapping[str, Tensor]:
+def _adapt_channels(state_dict: Mapping[str, Tensor], in_chans: int, source: str) -> Mapping[str, Tensor]:
     """The weights as timm makes them for other channels: the first convolution summed over these (to grey) or repeated."""
     first = next((key for key in _FIRST_CONVOLUTIONS if key in state_dict), None)
     if first is None or state_dict[first].ndim != 4 or state_dict[first].shape[1] == in_chans:

@@ -6,7 +6,9 @@ A source file of this package knows one format, found by its name:
 - `convert(state_dict, overrides)`: the config that the shapes tell, and the weights under our names.
 """
 
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,15 +17,16 @@ from torch import Tensor
 
 from supervit.checkpoints import native
 from supervit.checkpoints._beside import read_beside
-from supervit.checkpoints._files import bare_names, check_floats, find_weights, read_weights, unwrap_names
+from supervit.checkpoints._files import bare_names, check_floats, find_weights, read_weights
 from supervit.checkpoints._shapes import check_kind
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, printable, warn_assumed
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, adapt_channels, is_artefact, read_config
+from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, is_artefact, override, read_config
 
 _SIZES = ("embed_dim", "depth", "patch_size", "in_chans")  # which weights tell, and files beside them too
+_OF_CHANNELS = ("in_chans", "mean", "std")  # applied to the config of weights as they are
 _ASSUMED = ("mean", "std", "crop_pct", "interpolation", "num_heads")  # answers depend on them, weights do not tell
 
 
@@ -82,21 +85,16 @@ def _load_foreign(path: Path, overrides: dict[str, Any]) -> SuperViT:
         read_config(path.parent)  # should be ours: says why it is not
     beside = read_beside(path.parent, overrides)
     sizes = {name: beside.pop(name) for name in _SIZES if name in beside}
-    told = {**beside, **overrides}
-    in_chans = told.pop("in_chans", None) if "in_chans" in overrides else None
-    late = {name: told.pop(name) for name in ("mean", "std") if in_chans is not None and name in overrides}
-    config, weights = plugin.convert(weights, told)
+    of_channels = {name: overrides.pop(name) for name in _OF_CHANNELS if name in overrides}
+    config, weights = plugin.convert(weights, {**beside, **overrides})
     for name, value in sizes.items():
         if getattr(config, name) != value:
             raise InputError(
                 f"{str(path.parent / CONFIG_FILE)!r} is not of these weights: it says {name} {value}, they have "
                 f"{getattr(config, name)}; download both again, or move it away"
             )
-    if in_chans is not None:
-        config = config.with_channels(in_chans).replace(**late)
-        weights = adapt_channels(weights, in_chans, str(path))
-    model = SuperViT.of_weights(config, weights, str(path))
-    _say_what_was_assumed(path, config, told | late, stored.container)
+    model = SuperViT.of_weights(*override(config, weights, of_channels, str(path)), str(path))
+    _say(path, [*stored.said, *_assumed(model.config, {**beside, **overrides, **of_channels})])
     return model
 
 
@@ -112,21 +110,29 @@ def _plugin_for(weights: dict[str, Tensor], path: Path) -> ModuleType:
     raise InputError(f"the weights of {str(path)!r} ({names}, ...) are of no known format; known: {', '.join(known)}")
 
 
-def _say_what_was_assumed(path: Path, config: SuperViTConfig, told: dict[str, Any], container: str | None) -> None:
-    said = [f"took the weights of {container}"] if container else []
-    if assumed := [f"{name}={getattr(config, name)!r}" for name in _ASSUMED if name not in told]:
-        said.append(
-            f"nothing says how it was trained: assumed {', '.join(assumed)}; "
-            "pass what differs, such as --mean 0.5 0.5 0.5 (in training --model.mean)"
-        )
+def _assumed(config: SuperViTConfig, told: Mapping[str, Any]) -> list[str]:
+    """What is to be said of values that nothing tells."""
+    assumed = [f"{name}={getattr(config, name)!r}" for name in _ASSUMED if name not in told]
+    return assumed and [
+        f"nothing says how it was trained: assumed {', '.join(assumed)}; "
+        "pass what differs, such as --mean 0.5 0.5 0.5 (in training --model.mean)"
+    ]
+
+
+def _say(path: Path, said: Sequence[str]) -> None:
     if said:
         warn_assumed(f"{str(path)!r}: {'; '.join(said)}")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a file, unwrapped from what training scripts put around them. Nothing in the file is executed.
+    """The weights of any network in a file, without what stands before all of their names; nothing in the file is executed.
+
+    Of several weights the averaged ones are taken, with an `AssumptionWarning`.
 
     Raises:
         InputError: the file is damaged, not safe to load, holds no weights or such as are not finite.
     """
-    return unwrap_names(read_weights(path).weights)
+    stored = read_weights(path)
+    _say(path, stored.said)
+    wrapper = os.path.commonprefix([*stored.weights]).rpartition(".")[0]  # noqa: RUF071, the dot ends a part
+    return {name.removeprefix(f"{wrapper}."): value for name, value in stored.weights.items()}

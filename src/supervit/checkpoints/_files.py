@@ -14,7 +14,6 @@ from supervit.storage import CONFIG_FILE, WEIGHTS_FILE
 from supervit.weights import check_tensors, read_pickle, read_safetensors
 
 _CONTAINERS = ("state_dict_ema", "model_ema", "model", "state_dict")  # in training files, the best first
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "network.", "timm_model.")
 _ANCHORS = ("embeddings.cls_token", "cls_token", "embeddings.position_embeddings", "pos_embed")  # each there is once
 _UNUSED = re.compile(r"(.*\.)?(pooler\.dense\.(weight|bias)|mask_token|position_ids|total_ops|total_params)")
 _INDEX = ".index.json"
@@ -27,8 +26,8 @@ class Stored:
     """Weights of a file."""
 
     weights: dict[str, Tensor]
-    container: str | None
-    """Which of several weights in the file these are, where there are several."""
+    said: tuple[str, ...] = ()
+    """What is to be said: which of several weights in the file these are, where there are several."""
 
 
 def find_weights(directory: Path) -> Path:
@@ -52,9 +51,9 @@ def read_weights(path: Path) -> Stored:
         InputError: a file is damaged, not safe to load, holds no weights or such as are not usable.
     """
     if path.name.endswith(_INDEX):
-        return Stored(_read_shards(path), None)
+        return Stored(_read_shards(path))
     if path.suffix == ".safetensors":
-        return Stored(read_safetensors(path), None)
+        return Stored(read_safetensors(path))
     content = read_pickle(path)
     found = [name for name in _CONTAINERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
     weights = content[found[0]] if found else content
@@ -65,7 +64,8 @@ def read_weights(path: Path) -> Stored:
             f"{str(path)!r} holds no weights; expected tensors by name, directly or under {', '.join(_CONTAINERS)}"
         )
     check_tensors(weights, path)
-    return Stored(dict(weights), f"{found[0]} (there is {', '.join(found[1:])} too)" if len(found) > 1 else None)
+    taken = (f"took the weights of {found[0]} (there is {', '.join(found[1:])} too)",) if len(found) > 1 else ()
+    return Stored(dict(weights), taken)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -88,14 +88,6 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     if missing := [name for name in places if name not in weights]:
         raise InputError(f"the shards of {str(index)!r} lack {printable(missing[0], 100)}; download them again")
     return weights
-
-
-def unwrap_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without the names of wrappers that all of them have in front."""
-    names = dict(weights)
-    while wrapper := next((each for each in _WRAPPERS if all(name.startswith(each) for name in names)), None):
-        names = {name.removeprefix(wrapper): value for name, value in names.items()}
-    return names
 
 
 def bare_names(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
