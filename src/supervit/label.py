@@ -11,22 +11,13 @@ import torch
 import torch.nn.functional as F
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from supervit.checkpoints import read_state_dict
-from supervit.data import (
-    DamagedImage,
-    InMode,
-    Reading,
-    list_files,
-    list_folders,
-    read_image,
-    say_skipped,
-)
-from supervit.errors import InputError, naming_lost_workers, printable, unknown_name
+from supervit.data import EpochLoader, ImageDataset, InMode, Reading
+from supervit.data.image_folder import FolderImages, class_folders, class_images
+from supervit.errors import InputError, printable, unknown_name
 from supervit.files import make_directory
 from supervit.options import LabelConfig
-from supervit.progress import progress_bar
 from supervit.runtimes import pick_device
 from supervit.storage import load_state_dict
 from supervit.token_labels import label_map_path, write_label_map
@@ -64,17 +55,14 @@ def label_folder(config: LabelConfig) -> Labelled:
     make_directory(config.out)
     device = pick_device(config.device)
     teacher.to(device)
-    reading = Reading(config.max_pixels, config.exif_orientation)
-    images = _Images(folder, todo, _whole_image_transform(teacher), reading)
-    batches: DataLoader[Any] = DataLoader(images, config.batch_size, num_workers=config.workers, collate_fn=_collate)  # type: ignore[arg-type]
-    damaged: list[str] = []
-    with naming_lost_workers(), progress_bar("label", len(todo), "image") as advance:
-        for readable, pictures, unreadable in batches:
-            if readable:
-                _write_maps(config, readable, position_logits(teacher, pictures.to(device)))
-            damaged += unreadable
-            advance(len(readable) + len(unreadable))
-    return Labelled(written=len(todo) - len(damaged), kept=len(names) - len(todo), damaged=tuple(damaged))
+    numbered = [(name, number) for number, name in enumerate(todo)]  # in place of classes, so that each comes with its picture
+    images = FolderImages(folder, classes, numbered, Reading(config.max_pixels, config.exif_orientation))
+    dataset = ImageDataset(images, _whole_image_transform(teacher))
+    loader = EpochLoader(dataset, config.batch_size, config.workers, max_damaged=1.0)
+    for pictures, numbers in loader.epoch():
+        _write_maps(config, [todo[number] for number in numbers], position_logits(teacher, pictures.to(device)))
+    damaged = tuple(printable(f"{name}: {reason}") for name, reason in loader.damaged.items())
+    return Labelled(written=len(todo) - len(damaged), kept=len(names) - len(todo), damaged=damaged)
 
 
 def _write_maps(config: LabelConfig, names: Sequence[str], logits: Tensor) -> None:
@@ -96,49 +84,13 @@ def list_images(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         InputError: no folder, no images, or two images whose names differ in the suffix alone.
     """
-    if not folder.is_dir():
-        raise InputError(f"no folder {str(folder)!r}; expected ROOT/SPLIT/CLASS/*")
-    classes, paths, skipped = list_folders(folder), [], []
-    for name in classes:
-        images, others = list_files(folder / name)
-        paths += sorted(images)
-        skipped += others
-    say_skipped(folder, skipped)
-    if not paths:
-        raise InputError(f"{str(folder)!r} holds no images in class folders; expected ROOT/SPLIT/CLASS/*")
-    first: dict[Path, Path] = {}
-    for path in paths:
-        if (other := first.setdefault(path.with_suffix(""), path)) != path:
-            raise InputError(f"{str(other)!r} and {path.name!r} would share a label map; rename one of them")
-    return classes, [str(path.relative_to(folder)) for path in paths]
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Pairs of an image's name and its tensor, or instead the reason why it cannot be read."""
-
-    folder: Path
-    names: list[str]
-    transform: InMode
-    reading: Reading
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
-        name = self.names[index]
-        try:
-            return name, self.transform(read_image(self.folder / name, self.reading))
-        except DamagedImage as error:
-            return name, str(error)
-
-
-def _collate(pairs: list[tuple[str, Tensor | str]]) -> tuple[list[str], Tensor | None, list[str]]:
-    """The names and the images (B, C, S, S) that can be read, and the names of the others with the reasons."""
-    pictures = {name: picture for name, picture in pairs if isinstance(picture, Tensor)}
-    unreadable = [printable(f"{name}: {reason}") for name, reason in pairs if isinstance(reason, str)]
-    # Cost: stacked here, a worker process hands over one block of shared memory, not one for each image.
-    return list(pictures), torch.stack(list(pictures.values())) if pictures else None, unreadable
+    classes = class_folders(folder)
+    names = sorted(name for name, _ in class_images(folder, classes, classes))
+    first: dict[Path, str] = {}
+    for name in names:
+        if (other := first.setdefault(Path(name).with_suffix(""), name)) != name:
+            raise InputError(f"{str(folder / other)!r} and {Path(name).name!r} would share a label map; rename one of them")
+    return classes, names
 
 
 def _whole_image_transform(teacher: nn.Module) -> InMode:

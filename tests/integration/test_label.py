@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from supervit import InputError
+from supervit.errors import AssumptionWarning
 from supervit.label import LabelConfig, label_folder, list_images, load_teacher, position_logits
 from supervit.token_labels import read_label_map
 
@@ -162,6 +163,16 @@ def test_a_teacher_without_a_map_of_places_is_refused(features, form):
 def test_a_teacher_whose_head_does_not_answer_for_one_place_is_refused():
     with pytest.raises(InputError, match="Stub has no logits for one place"):
         position_logits(Stub(torch.zeros(1, 8, 2, 2), torch.zeros(1, 3)), torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "student.backbone."])
+def test_the_averaged_weights_of_a_training_file_are_taken_whatever_stands_before_them_and_it_is_said(config, wrapper):
+    good = torch.load(config.checkpoint, weights_only=True)
+    both = {"state_dict": {name: value * 0 for name, value in good.items()}, "state_dict_ema": good}
+    torch.save({key: {wrapper + name: value for name, value in held.items()} for key, held in both.items()}, config.checkpoint)
+    with pytest.warns(AssumptionWarning, match=r"teacher.pth': took the weights of state_dict_ema \(there is state_dict too\)"):
+        teacher = load_teacher(config, 3)
+    assert all(torch.equal(value, good[name]) for name, value in teacher.state_dict().items())
 
 
 # --- errors -------------------------------------------------------------------------------------------------------

@@ -51,12 +51,12 @@ def open_split(config: SourceConfig, split: Split) -> FolderImages:
     config.refuse("repository", "download", "image_member")
     root = config.folder("with train/CLASS/* and val/CLASS/*")
     folder = root / split
-    found = _class_folders(folder)
+    found = class_folders(folder)
     if config.class_list is not None:
         names = read_class_list(config.class_list)
     else:
         reference = root / "train"
-        names = _class_folders(reference) if reference.is_dir() else found
+        names = class_folders(reference) if reference.is_dir() else found
         if missing := sorted(set(names) - set(found)):
             raise InputError(
                 f"{str(folder)!r} lacks class folders that train/ has: {_some(missing)}; add them, or pass class_list"
@@ -64,29 +64,42 @@ def open_split(config: SourceConfig, split: Split) -> FolderImages:
     if unknown := sorted(set(found) - set(names)):
         where = f"the list {str(config.class_list)!r}" if config.class_list else "train/"
         raise InputError(f"{str(folder)!r} has class folders that {where} lacks: {_some(unknown)}")
-    samples, empty = _samples(folder, found, names)
-    if empty and config.class_list is None:
+    samples = class_images(folder, found, names)
+    full = {label for _, label in samples}
+    if config.class_list is None and (empty := [name for label, name in enumerate(names) if label not in full]):
         raise InputError(f"{str(folder)!r}: found no image for the classes {_some(empty)}; add images or remove the folders")
-    if not samples:
-        raise InputError(f"{str(folder)!r} holds no images in its class folders")
     return FolderImages(folder, names, samples, config.reading)
 
 
-def _samples(folder: Path, found: list[str], names: list[str]) -> tuple[list[tuple[str, int]], list[str]]:
-    """The images with their classes, and the classes without any."""
-    samples, empty, skipped = [], [], []
+def class_images(folder: Path, found: list[str], names: list[str]) -> list[tuple[str, int]]:
+    """The images of class folders, as paths below the folder of these, each with the index of its class.
+
+    Args:
+        folder: Of the split.
+        found: Its class folders.
+        names: Of all classes, in index order.
+
+    Raises:
+        InputError: there is none.
+    """
+    samples, skipped = [], []
     index_of = {name: index for index, name in enumerate(names)}
     for name in found:
         images, others = list_files(folder / name)
         samples += [(str(image.relative_to(folder)), index_of[name]) for image in images]
         skipped += others
-        if not images:
-            empty.append(name)
     say_skipped(folder, skipped)
-    return samples, empty
+    if not samples:
+        raise InputError(f"{str(folder)!r} holds no images in its class folders")
+    return samples
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders of a split, sorted.
+
+    Raises:
+        InputError: no such folder, or none inside.
+    """
     if not folder.is_dir():
         raise InputError(f"no folder {str(folder)!r}; image_folder expects ROOT/train/CLASS/* and ROOT/val/CLASS/*")
     names = list_folders(folder)
