@@ -1,5 +1,6 @@
 """Signals to a whole process group are for the process that trains, not for those that load its images."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,16 +21,19 @@ def signals_held() -> Iterator[None]:
 
 
 def heed_parent_alone(_worker: int) -> None:
-    """In a process that was started within `signals_held`: end when its parent asks, whoever else does.
+    """In a process that loads images: end when the process that trains asks, whoever else does.
 
-    It ends with its parent too: PyTorch's loop of a worker looks for it.
+    The two need not be child and parent of the system: with the start method forkserver, Python's default from 3.14 on, both a
+    server and its first mask of signals lie between. It ends with its parent too: PyTorch's loop of a worker looks for it.
     """
-    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def wait() -> None:
         while True:
             signals = signal.sigwaitinfo(_SIGNALS)
-            if signals.si_pid == parent and signals.si_signo == signal.SIGTERM:
+            if signals.si_pid == parent.pid and signals.si_signo == signal.SIGTERM:
                 os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
