@@ -109,7 +109,7 @@ def read_json(path: Path) -> Any:
         InputError: why it cannot be read: missing, larger than 64 MiB, nested too deep, or no JSON, which has no NaN nor
             infinities.
     """
-    return _parse_json(_read_bounded(path))
+    return parse_json(_read_bounded(path))
 
 
 def read_json_lines(path: Path) -> tuple[list[Any], int]:
@@ -123,7 +123,7 @@ def read_json_lines(path: Path) -> tuple[list[Any], int]:
     values, damaged = [], 0
     for line in _read_bounded(path).split(b"\n")[:-1]:
         try:
-            values.append(_parse_json(line))
+            values.append(parse_json(line))
         except InputError:
             damaged += 1
     return values, damaged
@@ -142,7 +142,8 @@ def _read_bounded(path: Path) -> bytes:
     return content
 
 
-def _parse_json(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
+    """The value that a text in JSON stands for. Errors as of `read_json`."""
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:

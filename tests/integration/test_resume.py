@@ -61,6 +61,8 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
         assert checkpoints(tmp_path / "broken")[-1].name == "step-00000005"
     run_training(dataclasses.replace(broken, resume=True))
     assert_equal_weights(tmp_path / "whole", tmp_path / "broken")
+    steps = [entry["step"] for entry in log(tmp_path / "broken", "train")]
+    assert steps == sorted(set(steps)), "no step stands twice in the log"
 
 
 def assert_equal_weights(one, other):

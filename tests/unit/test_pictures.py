@@ -212,14 +212,6 @@ def test_curves_are_drawn_while_a_run_goes_on(tmp_path):
     assert "loss, cut paths" not in texts(tmp_path, "curves")
 
 
-def test_a_run_that_went_on_from_an_earlier_step_shows_what_it_did_then(tmp_path):
-    steps = [1, 2, 3, 4, 3, 4, 5]
-    log = a_log(tmp_path / "log.jsonl", *(train_entry(step, lr=0.1 * index) for index, step in enumerate(steps)))
-    history = read_history(log)
-    assert [entry.step for entry in history.train] == [1, 2, 3, 4, 5]
-    assert [entry.lr for entry in history.train] == pytest.approx([0.0, 0.1, 0.4, 0.5, 0.6])
-
-
 DAMAGED = [
     "", "{", "[]", "7", "null", '{"event": "train"}', '{"event": 3}', '{"a": NaN}', "[" * 10**5, "\x00", "é" * 100,
     *(json.dumps(train_entry(1) | change) for change in ({"step": 10**400}, {"step": -1}, {"lr": "high"}, {"epoch": None})),

@@ -46,12 +46,24 @@ def test_a_bad_gradient_is_told_from_a_bad_loss():
     assert means.entry()["loss"] is None
 
 
+def test_a_log_is_cut_back_to_the_step_that_a_run_goes_on_from(tmp_path):
+    log = RunLog(tmp_path)
+    for step in range(0, 60, 10):
+        log.write("train", step, text='"step": 99')
+    kept = log.path.read_text().splitlines()[:4]
+    log.path.write_text("\n".join([*kept, '{"step": "x"}', "damaged", "[1]", '{"step": 31}', '{"step": 3']))
+    RunLog(tmp_path, 30).write("start", 30)
+    lines = log.path.read_text().splitlines()
+    assert lines[:-1] == [*kept, '{"step": "x"}', "damaged", "[1]"]
+    assert (json.loads(lines[-1])["event"], json.loads(lines[-1])["step"]) == ("start", 30)
+
+
 def test_numbers_go_to_tensorboard(tmp_path, monkeypatch):
     written = []
 
     class SummaryWriter:
-        def __init__(self, directory):
-            written.append(directory)
+        def __init__(self, directory, purge_step):
+            written.append((directory, purge_step))
 
         def add_scalar(self, *scalar):
             written.append(scalar)
@@ -60,8 +72,8 @@ def test_numbers_go_to_tensorboard(tmp_path, monkeypatch):
             written.append("flush")
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
-    RunLog(tmp_path, tensorboard=True).write("train", 7, loss=1.5, losses={"7@0.5": 0.5, "7": None}, text="no number")
-    assert written == [str(tmp_path / "tensorboard"), ("train/loss", 1.5, 7), ("train/losses/7@0.5", 0.5, 7), "flush"]
+    RunLog(tmp_path, 4, tensorboard=True).write("train", 7, loss=1.5, losses={"7@0.5": 0.5, "7": None}, text="no number")
+    assert written == [(str(tmp_path / "tensorboard"), 5), ("train/loss", 1.5, 7), ("train/losses/7@0.5", 0.5, 7), "flush"]
     assert json.loads((tmp_path / "log.jsonl").read_text())["losses"] == {"7@0.5": 0.5, "7": None}
 
 

@@ -50,7 +50,7 @@ class EvaluateEntry(_Entry):
 
 @dataclass(frozen=True)
 class RunHistory:
-    """What the log of a run says, in the order of the steps; where a run went on from an earlier step, what it did then."""
+    """What the log of a run says, in the order of the steps."""
 
     train: Sequence[TrainEntry]
     evaluate: Sequence[EvaluateEntry]
@@ -72,9 +72,9 @@ def read_history(log: Path) -> RunHistory:
             try:
                 event = value.get("event") if isinstance(value, dict) else None
                 if event == "train":
-                    _append(train, _read(TrainEntry, value))
+                    train.append(_read(TrainEntry, value))
                 elif event == "evaluate":
-                    _append(evaluations, _read(EvaluateEntry, value))
+                    evaluations.append(_read(EvaluateEntry, value))
                 elif not isinstance(event, str):
                     damaged += 1
             except InputError:
@@ -86,13 +86,6 @@ def read_history(log: Path) -> RunHistory:
 
 def _read(cls: type[Entry], value: Mapping[str, Any]) -> Entry:
     return from_plain(cls, {field.name: value[field.name] for field in fields(cls) if field.name in value})
-
-
-def _append(entries: list[Entry], entry: Entry) -> None:
-    """Add an entry in place of those that a run that went on from an earlier step did anew."""
-    while entries and entries[-1].step >= entry.step:
-        entries.pop()
-    entries.append(entry)
 
 
 def draw_curves(log: Path, files: Sequence[Path]) -> RunHistory:

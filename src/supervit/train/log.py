@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.distributed import World
 from supervit.errors import InputError
+from supervit.files import parse_json, whole_file
 
 
 class Window:
@@ -98,28 +99,38 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _drop_half_line(path: Path) -> None:
-    """Cut off what was being written when a run was killed or the disk was full."""
-    if path.exists():
-        with path.open("r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+def _cut_back(path: Path, step: int) -> None:
+    """Leave out the entries beyond a step, and a line that was being written when a run was killed or the disk was full."""
+    with whole_file(path) as temporary, path.open("rb") as before, temporary.open("wb") as after:
+        after.writelines(line for line in before if line.endswith(b"\n") and not _is_beyond(line, step))
+
+
+def _is_beyond(line: bytes, step: int) -> bool:
+    with suppress(InputError):  # what cannot be read stays: it is not ours to judge
+        entry = parse_json(line)
+        return isinstance(entry, dict) and isinstance(entry.get("step"), int) and entry["step"] > step
+    return False
 
 
 class RunLog:
-    """A log of JSON objects, one a line, each with the time (Unix seconds); appended to when a run goes on.
+    """A log of JSON objects, one a line, each with the time (Unix seconds). Steps never fall from one line to the next.
+
+    Where a run goes on from a checkpoint, the log is cut back to its step first, so that no step stands in it twice.
 
     Args:
         directory: Of the run; the log is its `log.jsonl`.
+        step: Steps done.
         tensorboard: Whether numbers go to TensorBoard too.
         wandb: Project of Weights & Biases that numbers go to too, or None.
 
     Raises:
-        InputError: what was asked for is not installed.
+        InputError: what was asked for is not installed, or the log cannot be written.
     """
 
-    def __init__(self, directory: Path, tensorboard: bool = False, wandb: str | None = None):
+    def __init__(self, directory: Path, step: int = 0, tensorboard: bool = False, wandb: str | None = None):
         self.path = directory / "log.jsonl"
-        _drop_half_line(self.path)
+        if self.path.exists():
+            _cut_back(self.path, step)
         self._tensorboard: Any = None
         self._wandb: Any = None
         if tensorboard:
@@ -127,7 +138,7 @@ class RunLog:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise InputError("--tensorboard needs tensorboard; pip install 'supervit[tensorboard]'") from error
-            self._tensorboard = SummaryWriter(str(directory / "tensorboard"))
+            self._tensorboard = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
         if wandb is not None:
             try:
                 import wandb as weights_and_biases

@@ -112,7 +112,7 @@ class _Run:
         self._open_directory()
         if world.is_main:
             write_config(config.out, config, recipe)
-        self.log = RunLog(config.out, config.tensorboard, config.wandb) if world.is_main else None
+        self.log = RunLog(config.out, self.step, config.tensorboard, config.wandb) if world.is_main else None
         self._write_log("start", command=list(sys.argv), versions=versions())
         self._stop_if_asked()
 
