@@ -6,6 +6,7 @@ import resource
 import struct
 import subprocess
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -232,6 +233,41 @@ def test_twelve_bits_that_a_file_packs_are_scaled_by_their_depth():
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     data = b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
     assert np.asarray(to_mode(read_image(data), "L"))[0].tolist() == (values.astype(int) * 255 // 4095).tolist()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize(
+    "top, bits, white",
+    [
+        (900, 16, 65535),
+        (900, 12, 4095),
+        (900, 10, 1023),
+        (60000, 12, 65535),
+        (900, None, 4095),
+        (900, 0, 4095),
+        (900, 200, 4095),
+    ],
+)
+@pytest.mark.parametrize("turn", [1, 6])
+def test_a_png_tells_by_its_significant_bits_what_white_is(top, bits, white, turn):
+    pixels, exif = ramp(np.uint16, top), Image.Exif()
+    exif[0x0112] = turn
+    data = as_bytes(Image.fromarray(pixels), "PNG", exif=exif)
+    if bits is not None:
+        data = data[:33] + chunk(b"tEXt", b"a\0b") + chunk(b"sBIT", bytes([bits])) + data[33:]
+    grey = np.asarray(to_mode(read_image(data), "L")).astype(int)
+    assert np.array_equal(grey, np.rot90(pixels.astype(int) * 255 // white, {1: 0, 6: 3}[turn]))
+
+
+@pytest.mark.parametrize("tag, kind, value, white", [(281, 3, 65535, 65535), (341, 3, 65535, 65535), (341, 12, 1e300, 4095)])
+def test_a_tiff_tells_by_its_largest_sample_value_what_white_is(tag, kind, value, white):
+    info, pixels = TiffImagePlugin.ImageFileDirectory_v2(), ramp(np.uint16, 1023)
+    info.tagtype[tag], info[tag] = kind, value
+    grey = np.asarray(to_mode(read_image(as_bytes(Image.fromarray(pixels), "TIFF", tiffinfo=info)), "L"))
+    assert np.abs(grey - pixels * 255.0 / white).max() <= 1.01
 
 
 def test_negative_pixels_are_black_and_unsigned_ones_are_not():

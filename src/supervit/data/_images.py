@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from supervit.config import PILLOW_MODES
-from supervit.data._opening import DamagedImage, naming_damage
+from supervit.data._opening import SIGNIFICANT_BITS, DamagedImage, naming_damage
 from supervit.errors import InputError
 
 LONGEST = 4  # times the short side: a centre crop never looks further
@@ -18,7 +18,7 @@ _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _DEPTHS = (8, 12, 16, 24, 31)  # bits
 _DEPTHS_OF_PNG = (12, 16)  # of 8 bits and less it has forms of their own
 _SCALED = ("PPM", "JPEG2000")  # Pillow scales their grey to 16 bits, whatever the file has
-_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE, _SAMPLE_FORMAT, _S_MAX_SAMPLE_VALUE = 258, 281, 339, 341  # tags of TIFF
 _UNSIGNED = 1
 _BAND = 2**20  # pixels at a time
 
@@ -99,9 +99,15 @@ def conversion(image: Image.Image, mode: str) -> str | None:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """The image, grey with 16 or 32 bits, with 8: white is what the file says, else the depth that all pixels fit.
 
-    Few files say which of their 16 or 32 bits are used, and a camera's 12 would come out nearly black: so white is the
-    largest number of 8, 12, 16, 24 or 31 bits, the first that no pixel exceeds. Negative pixels become black. A band of the
-    image at a time: copies of the whole image with 64 bits a pixel would take gigabytes.
+    A TIFF says it by MaxSampleValue or SMaxSampleValue, or by fewer than 16 BitsPerSample; a PNG by its chunk sBIT. Its
+    standard has samples scaled to all 16 bits whatever sBIT is, but cameras' 12 are written as they are too: so its number of
+    bits counts where all pixels fit it. Nor does any file count that has pixels beyond what it says.
+
+    Few files say it, as 16 or 32 bits a sample are no more than the form, and a camera's 12 would come out nearly black: so
+    white is the largest number of 8 (not in a PNG, which has a form for these), 12, 16, 24 or 31 bits, the first that no pixel
+    exceeds. A picture of 16 bits in which nothing is brighter than a sixteenth of white comes out too bright thereby; sBIT or
+    a tag prevents it. Negative pixels become black. A band of the image at a time: copies of the whole image with 64 bits a
+    pixel would take gigabytes.
     """
     is_unsigned = image.mode == "I" and _is_unsigned(image)
     white = max(_white(image, is_unsigned), 1)
@@ -128,10 +134,10 @@ def _is_unsigned(image: Image.Image) -> bool:
 
 
 def _told(image: Image.Image, tag: int) -> int | None:
-    """The first number of a tag of a TIFF file."""
+    """The first number of a tag of a TIFF file, if it is one that 32 bits can have."""
     value = getattr(image, "tag_v2", {}).get(tag)
     first = value[0] if isinstance(value, tuple) and value else value
-    return int(first) if isinstance(first, int | float) else None
+    return int(first) if isinstance(first, int | float) and 0 <= first < 2**32 else None
 
 
 def _white(image: Image.Image, is_unsigned: bool) -> int:
@@ -139,8 +145,9 @@ def _white(image: Image.Image, is_unsigned: bool) -> int:
     if image.format in _SCALED:
         return 65535
     top = max(int(pixels.max()) for _, pixels in _parts(image, is_unsigned))
-    largest, bits = _told(image, _MAX_SAMPLE_VALUE), _told(image, _BITS_PER_SAMPLE)
-    told = [largest or 0, 2**bits - 1 if bits is not None and 0 < bits < 16 else 0]
+    bits = _told(image, _BITS_PER_SAMPLE) or 16
+    bits = bits if bits < 16 else image.info.get(SIGNIFICANT_BITS, 0)
+    told = [_told(image, _MAX_SAMPLE_VALUE) or 0, _told(image, _S_MAX_SAMPLE_VALUE) or 0, 2**bits - 1]
     depths = _DEPTHS_OF_PNG if image.format == "PNG" else (*_DEPTHS, 32)
     by_depth = (2**bits - 1 for bits in depths)
     return next(white for white in (*told, *by_depth) if white >= max(top, 1))

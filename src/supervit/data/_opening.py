@@ -40,6 +40,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _BACK = {6: 8, 8: 6}  # the other turns undo themselves
+SIGNIFICANT_BITS = "significant bits"  # of a sample of a PNG, under this name in `info`
 _WHERE_TURNS_STAND = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 
 
@@ -112,6 +113,8 @@ def decode(image: Image.Image, reading: Reading = Reading()) -> Image.Image:  # 
         if _is_lazy(image) and (scale := _reduction(image, reading)):
             width, height = image.size
             image.draft(None, (width // scale, height // scale))
+        if image.format == "PNG" and _is_lazy(image) and (bits := _significant_bits(image)):
+            image.info[SIGNIFICANT_BITS] = bits
         before = _orientation(image) if image.format == "TIFF" and _is_lazy(image) else 1
         image.load()
         turn = _orientation(image)
@@ -120,6 +123,7 @@ def decode(image: Image.Image, reading: Reading = Reading()) -> Image.Image:  # 
         if turn == 1:
             return image
         turned = image.transpose(_TURNS[turn])
+        turned.format = image.format  # which says how its numbers are meant
         for key in _WHERE_TURNS_STAND:
             turned.info.pop(key, None)
         return turned
@@ -205,6 +209,23 @@ def _is_sequential(image: Image.Image) -> bool:
     found = file.read(len(header))
     file.seek(place)
     return found == header
+
+
+def _significant_bits(image: Image.Image) -> int | None:
+    """The bits that a PNG's chunk sBIT says its samples had, which Pillow passes over."""
+    file, found = getattr(image, "fp", None), 0
+    if file is None:
+        return None
+    place = file.tell()
+    file.seek(8)  # behind the signature
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        length = int.from_bytes(head[:4])
+        if head[4:] == b"sBIT" and 0 < length <= 4:
+            found = file.read(1)[0]
+            break
+        file.seek(length + 4, os.SEEK_CUR)  # with its check sum
+    file.seek(place)
+    return found if 0 < found <= 16 else None
 
 
 def _reduction(image: Image.Image, reading: Reading) -> int:
