@@ -18,7 +18,7 @@ from supervit import Complexity, InputError, Predictor, SuperViT
 from supervit.cascade import Cascade, Ladder
 from supervit.export import export_model, target_names
 from supervit.plugins import load_plugin
-from supervit.runtimes import available_runtimes, open_artefact
+from supervit.runtimes import as_runtime, available_runtimes, open_artefact
 from tests.contract.test_exports import STATIC, need, small_model
 from tests.contract.test_runtimes import images_of
 
@@ -84,6 +84,29 @@ def test_formats_that_can_run_code_are_opened_for_those_alone_who_say_that_they_
     else:
         open_artefact(out)
     assert {"torch_export", "aot_inductor"} == CODE
+
+
+@pytest.mark.parametrize("written", ["aot_inductor"], indirect=True)
+def test_the_example_in_cpp_compiles_as_it_says_and_answers_as_python_does(written, tmp_path):
+    _, model, out, points = written
+    said = (out / "example.cpp").read_text().partition("all on one line:")[2].partition("#include")[0].replace("\n//", " ")
+    shell = f'python() {{ "{sys.executable}" "$@"; }}; {said.replace("-o example", f"-o {tmp_path}/example")}'
+    subprocess.run(["bash", "-ec", shell], cwd=out, check=True)
+    images = images_of(0, 1)
+    images.numpy().tofile(tmp_path / "image.f32")
+    (tmp_path / "short.f32").write_bytes(bytes(100))
+
+    def answer(name):
+        run = [tmp_path / "example", out / "model.pt2", tmp_path / name]
+        return subprocess.run(run, capture_output=True, text=True, check=False)
+
+    expected = as_runtime(model).logits(images, points[0]).softmax(dim=1).max(dim=1)
+    name, index, probability = answer("image.f32").stdout.split()
+    assert (name, int(index)) == ("class", expected.indices.item())
+    assert float(probability) == pytest.approx(expected.values.item(), abs=1e-5)
+    for other in ("nothing.f32", "short.f32"):
+        assert (answer(other).returncode, answer(other).stdout) == (1, "")
+        assert "is no file of 9408 bytes" in answer(other).stderr
 
 
 def test_no_byte_of_any_file_changes_unnoticed(written, copy):

@@ -32,20 +32,22 @@ _FILE = "model.pt2"
 _CPP = """// Prints the best class of an image: example model.pt2 IMAGE.f32
 // IMAGE.f32: float32 values (1, {channels}, {side}, {side}), normalised as export.json says, channel by channel.
 // Load only a model.pt2 whose maker you trust: it is code.
-// Compile:  T=$(python -c 'import torch; print(torch.__path__[0])')
-//   g++ -std=c++20 example.cpp -o example -I$T/include -I$T/include/torch/csrc/api/include
-//     -L$T/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 -Wl,-rpath,$T/lib   (all on one line)
+// Compile, all on one line:
+//   T=$(python -c 'import torch; print(torch.__path__[0])'); g++ -std=c++20 example.cpp -o example -I$T/include
+//   -L$T/lib -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 -Wl,-rpath,$T/lib
+#include <ATen/ATen.h>
 #include <fstream>
 #include <iostream>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
-#include <torch/torch.h>
 
 int main(int count, char** arguments) {{
   if (count != 3) return std::cerr << "example model.pt2 IMAGE.f32\\n", 1;
   c10::InferenceMode mode;
   torch::inductor::AOTIModelPackageLoader model(arguments[1]);
-  auto images = torch::empty({{1, {channels}, {side}, {side}}});
-  std::ifstream(arguments[2], std::ios::binary).read(static_cast<char*>(images.data_ptr()), images.nbytes());
+  auto images = at::empty({{1, {channels}, {side}, {side}}});
+  std::ifstream file(arguments[2], std::ios::binary);
+  if (!file.read(static_cast<char*>(images.data_ptr()), images.nbytes()) || file.get() != EOF)
+    return std::cerr << arguments[2] << " is no file of " << images.nbytes() << " bytes\\n", 1;
   auto probabilities = model.run({{images}})[0].softmax(1);
   auto [probability, index] = probabilities.max(1);
   std::cout << "class " << index.item<int64_t>() << " " << probability.item<float>() << std::endl;
