@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 from itertools import pairwise
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 import supervit.comparison
+import supervit.export
 from supervit import InputError, SuperViT
 from supervit.calibrate import halves
 from supervit.cascade import Cascade as RunningCascade
@@ -19,6 +21,7 @@ from supervit.commands import Cascade, Export, Profile, Runtimes
 from supervit.controller import Controller
 from supervit.cost_table import CostTable, Setup
 from supervit.data import EpochLoader, SourceConfig, open_dataset
+from supervit.export import Quantised, export_model
 from supervit.runtimes import Availability
 from tests.conftest import small_config, trained_like
 
@@ -141,6 +144,22 @@ def test_int8_is_calibrated_on_validation_images(saved):
     images, labels = export._calibration(config)
     assert (images.shape, labels.shape) == ((7, 1, 28, 28), (7,))
     assert torch.equal(export._calibration(config)[0], images)
+
+
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_int8_says_what_it_costs_on_the_images_that_it_was_calibrated_on(saved, tmp_path, capsys, monkeypatch, is_labelled):
+    report = export_model(SuperViT.from_pretrained(saved), "torch_export", tmp_path / "out", ["7"])
+    top1 = {"7": 70.0} if is_labelled else None
+    quantised = Quantised(images=7, agreement={"7": 98.5}, top1=top1, top1_float32=top1 and {"7": 71.0})
+    report = dataclasses.replace(report, target="onnx", precision="int8", quantised=quantised)
+    monkeypatch.setattr(supervit.export, "check_export", lambda *_arguments: None)
+    monkeypatch.setattr(supervit.export, "export_model", lambda *_arguments: report)
+    Export(tmp_path / "int8", precision="int8", points=("7",), model=saved, data=DIGITS, calibration_images=7).run()
+    printed = capsys.readouterr().out
+    assert "on the 7 images that it was calibrated on" in printed
+    rows = [line.replace("|", " ").split() for line in printed.splitlines()]
+    assert ["7", "98.5", *(["70.0", "71.0"] if is_labelled else [])] in rows
+    assert ("float32 top-1 %" in printed) == is_labelled
 
 
 def test_data_of_other_classes_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Whatever has happened to the files of a run: it goes on from the newest checkpoint that is whole, or says why it cannot."""
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -14,9 +15,11 @@ from supervit.distributed import World
 from supervit.train import loop, run_training
 from supervit.train.checkpoint import DIGESTS_FILE, STATE_FILE, checkpoints, seal
 from supervit.train.lock import locked
+from supervit.train.state import check_state
 from tests.integration.test_resume import assert_equal_weights
 from tests.integration.test_train import tiny_run
 
+SCALER = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
 FILES = ["model.safetensors", "config.json", STATE_FILE, DIGESTS_FILE]
 
 
@@ -213,3 +216,24 @@ def test_only_damaged_checkpoints_are_one_line(broken):
     assert "\n" not in str(refused.value)
     assert "weights_only" not in str(refused.value)
     assert len(checkpoints(broken.out)) == 3
+
+
+@pytest.mark.parametrize(
+    "scaler, average, message",
+    [
+        ({}, None, None),
+        ({"scale": 0.0}, None, None),
+        ({"scale": float("nan")}, None, "scale of the scaler is nan"),
+        ({"scale": -1.0}, None, "scale of the scaler is -1.0"),
+        ({"growth_interval": True}, None, "growth_interval of the scaler is True"),
+        ({"growth_factor": "2"}, None, "growth_factor of the scaler is '2'"),
+        ({"more": 1.0}, None, "the scaler's state has not the entries of the run's"),
+        ({}, {}, "it holds averaged weights, which the run has not"),
+    ],
+)
+def test_the_state_of_a_scaler_and_an_average_that_the_run_has_not_are_looked_at(scaler, average, message):
+    model = torch.nn.Linear(2, 2)
+    state = {"step": 1, "optimizer": {}, "scaler": SCALER | scaler, "ema": average}
+    run = (model, torch.optim.AdamW(model.parameters()), torch.amp.GradScaler("cpu"))
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        check_state(model.state_dict(), state, *run, total_steps=2, has_average=False)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from supervit import InputError
+from supervit.cli import main
 from supervit.errors import AssumptionWarning
 from supervit.label import LabelConfig, label_folder, list_images, load_teacher, position_logits
 from supervit.token_labels import read_label_map
@@ -93,6 +94,15 @@ def test_damaged_images_are_named_and_the_rest_is_labelled(config):
     assert len(done.damaged) == 1
     assert done.damaged[0].startswith("cat/bad.jpg: ")
     assert not (config.out / "cat" / "bad.pt").exists()
+
+
+def test_the_command_says_what_it_wrote_kept_and_skipped(config, capsys):
+    (config.root / "train" / "cat" / "bad.jpg").write_bytes(b"no image")
+    call = ["label", "--root", str(config.root), "--out", str(config.out), "--teacher", config.teacher]
+    main([*call, "--checkpoint", str(config.checkpoint), "--workers", "0", "--device", "cpu"])
+    said = capsys.readouterr()
+    assert f"wrote 6 label maps into {config.out}, kept 0, skipped 1 damaged images" in said.out
+    assert "skipped a damaged image: cat/bad.jpg: " in said.err
 
 
 # --- teachers -----------------------------------------------------------------------------------------------------

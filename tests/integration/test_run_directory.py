@@ -1,6 +1,7 @@
 """The directory of a run: one run at a time writes there, a full disk is one line, other data are noticed."""
 
 import dataclasses
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import supervit
 from supervit import InputError, SuperViTError
 from supervit.distributed import World
 from supervit.recipes import load_recipe
+from supervit.train import lock as locks
 from supervit.train import loop, run_training
 from supervit.train.checkpoint import checkpoints
 from supervit.train.lock import locked
@@ -39,6 +41,34 @@ def hold(directory):
             os.write(begun, str(child).encode())
         time.sleep(600)
     os._exit(0)
+
+
+def test_a_directory_that_cannot_be_locked_is_refused_with_the_reason(tmp_path, monkeypatch):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match=r"cannot lock .*\.lock' \(Is a directory\); remove it"), locked(tmp_path, World()):
+        pass
+    (tmp_path / ".lock").rmdir()
+
+    def fail(*_arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "lockf", fail)
+    with pytest.raises(InputError, match=r"\(No locks available\); .* a disk that has locks"), locked(tmp_path, World()):
+        pass
+
+
+def test_a_lock_whose_run_ends_while_it_is_taken_is_taken_anew(tmp_path, monkeypatch):
+    original, calls = locks.fcntl.lockf, []
+
+    def ends(*arguments):
+        if not calls:
+            (tmp_path / ".lock").unlink()
+        calls.append(original(*arguments))
+
+    monkeypatch.setattr(locks.fcntl, "lockf", ends)
+    with locked(tmp_path, World()):
+        assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("resume", [False, True])
