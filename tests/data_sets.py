@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from supervit.data import SourceConfig
+from supervit.data import EpochLoader, SourceConfig, open_dataset
+from tests.conftest import small_config
 
 CLASSES = ["cat", "dog"]
 COUNTS = {"train": 8, "val": 4}
@@ -204,3 +205,10 @@ BUILDERS = {
         replace=_replace_in_shard,
     ),
 }
+
+
+def damage_of(config: SourceConfig, split="val", workers=0) -> dict[str, str]:
+    """What an evaluation of the split finds damaged."""
+    loader = EpochLoader(open_dataset(config, split, small_config()), 4, workers, max_damaged=1.0)
+    list(loader.epoch())
+    return loader.damaged
