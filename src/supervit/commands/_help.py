@@ -1,4 +1,9 @@
-"""The options of a command, and its help: what tyro parses, said in groups and in the words of the field."""
+"""The options of a command, and its help: what tyro parses, said in groups and in the words of the field.
+
+tyro's own help cannot say it so: it groups by nested dataclass alone, so that half of a command's options are one list; it
+prints `{None}|INT` and `(default: None)` beside defaults that the text tells; and it draws boxes, also into files and pipes. No
+marker or option of `tyro.cli` (1.0) changes these. What is listed here also finds the near names of a misspelt option.
+"""
 
 import ast
 import dataclasses
