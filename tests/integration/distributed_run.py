@@ -27,7 +27,7 @@ def main() -> None:
     out, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
     lost_at = changes.pop("lose rank 1 at step", None)
-    config = changed(tiny_run(out, plot=False, throughput_repeats=0), changes)
+    config = changed(tiny_run(out, throughput_repeats=0), changes)
     config = dataclasses.replace(config, paths=tuple(config.paths))
     with StopRequest() as stop:
         world, device = World.join("cpu")

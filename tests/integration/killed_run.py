@@ -44,7 +44,7 @@ def main() -> None:
     sklearn.datasets.load_digits = lambda: digits
     # A checkpoint after each step, so that many kills meet one that is being written.
     settings = {**EVERYTHING, "data.workers": 1, "data.batch_size": 96, "epochs": 4, "eval_every": 4, "save_minutes": 1e-9}
-    config = changed(tiny_run(Path(sys.argv[1], "whole"), plot=False, throughput_repeats=0), settings)
+    config = changed(tiny_run(Path(sys.argv[1], "whole"), throughput_repeats=0), settings)
     begin = time.monotonic()
     pid = start(config)
     while not checkpoints(config.out):

@@ -70,7 +70,7 @@ def main() -> None:
     digits = sklearn.datasets.load_digits()  # read once for all runs
     sklearn.datasets.load_digits = lambda: digits
     directory, output = Path(sys.argv[1]), Path(sys.argv[1], "output.txt")
-    config = changed(tiny_run(directory / "whole", plot=False), settings)
+    config = changed(tiny_run(directory / "whole"), settings)
     begin = time.monotonic()
     assert status_of(start(config, output)) == 0, output.read_text()
     span = time.monotonic() - begin

@@ -27,7 +27,7 @@ FILES = ["model.safetensors", "config.json", STATE_FILE, DIGESTS_FILE]
 def whole(tmp_path_factory):
     """A run with an average, and its checkpoints after 2, 4 and 6 of 6 steps."""
     out = tmp_path_factory.mktemp("damaged") / "whole"
-    config = tiny_run(out, epochs=3, plot=False, ema_decay=0.9, keep_checkpoints=3, throughput_repeats=0)
+    config = tiny_run(out, epochs=3, ema_decay=0.9, keep_checkpoints=3, throughput_repeats=0)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=700))
     run_training(config)
     assert [path.name for path in checkpoints(out)] == ["step-00000002", "step-00000004", "step-00000006"]

@@ -56,7 +56,7 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path, backward):
         "log_every": 5,
     }
 
-    run_training(changed(tiny_run(tmp_path / "one", plot=False, throughput_repeats=0), {**same, "data.batch_size": 140}))
+    run_training(changed(tiny_run(tmp_path / "one", throughput_repeats=0), {**same, "data.batch_size": 140}))
     run_two(tmp_path / "two", {**same, "data.batch_size": 70})
     assert len(digests(tmp_path / "two")) == 1, "the processes ended with different weights"
     one, two = log(tmp_path / "one", "train"), log(tmp_path / "two", "train")

@@ -73,7 +73,7 @@ def test_a_lock_whose_run_ends_while_it_is_taken_is_taken_anew(tmp_path, monkeyp
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_directory_is_locked_until_its_process_is_gone_however_it_went(tmp_path, resume):
-    config = tiny_run(tmp_path, epochs=1, plot=False, throughput_repeats=0, resume=resume)
+    config = tiny_run(tmp_path, epochs=1, throughput_repeats=0, resume=resume)
     holder, child = hold(tmp_path)
     try:
         with pytest.raises(InputError, match=rf"is being written by another run \(process {holder} on .+\); wait"):
@@ -105,7 +105,7 @@ def test_a_lock_holds_within_a_process_and_is_given_back(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    config = tiny_run(tmp_path_factory.mktemp("whole") / "run", ema_decay=0.9, evaluate_ema=False, plot=False)
+    config = tiny_run(tmp_path_factory.mktemp("whole") / "run", ema_decay=0.9, evaluate_ema=False)
     run_training(config)
     return config
 
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
 def test_all_files_have_the_rights_that_the_umask_gives(tmp_path, umask, rights):
     before = os.umask(umask)
     try:
-        run_training(tiny_run(tmp_path / "run", epochs=1, ema_decay=0.9, evaluate_ema=False))
+        run_training(tiny_run(tmp_path / "run", epochs=1, ema_decay=0.9, evaluate_ema=False, plot=True))
     finally:
         os.umask(before)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
@@ -184,7 +184,7 @@ def begun(tmp_path):
     for split, count in (("train", 12), ("val", 2)):
         write_images(tmp_path / "data" / split, count)
     settings = {"data.name": "image_folder", "data.root": tmp_path / "data", "data.batch_size": 8, "data.workers": 0}
-    config = changed(tiny_run(tmp_path / "run", epochs=1, plot=False, throughput_repeats=0, resume=True), settings)
+    config = changed(tiny_run(tmp_path / "run", epochs=1, throughput_repeats=0, resume=True), settings)
     run_training(config)
     return config
 
@@ -243,7 +243,7 @@ def test_another_number_of_shards_is_noticed(tmp_path):
     for split in ("train", "val"):
         write_shards(tmp_path, split, (8, 8))
     settings = {"data.name": "webdataset", "data.root": tmp_path, "data.batch_size": 4, "data.workers": 0}
-    config = changed(tiny_run(tmp_path / "run", epochs=1, plot=False, throughput_repeats=0, resume=True), settings)
+    config = changed(tiny_run(tmp_path / "run", epochs=1, throughput_repeats=0, resume=True), settings)
     run_training(config)
     shards = sorted((tmp_path / "train").glob("*.tar")) or sorted(tmp_path.glob("train-*.tar"))
     shutil.copy(shards[0], shards[0].with_name(f"{shards[0].stem}9.tar"))

@@ -27,7 +27,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    config = tiny_run(tmp_path_factory.mktemp("whole") / "run", plot=False)
+    config = tiny_run(tmp_path_factory.mktemp("whole") / "run")
     run_training(config)
     return config
 
@@ -106,7 +106,7 @@ def test_evaluation_and_measuring_stop_soon(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.SuperViT, "forward_paths", lambda *arguments: calls.append(1) or original(*arguments))
     sent_before(monkeypatch, loop, "evaluate", signal.SIGTERM)
     with pytest.raises(SystemExit):
-        run_training(changed(tiny_run(tmp_path, epochs=1, plot=False), {"data.batch_size": 20}))
+        run_training(changed(tiny_run(tmp_path, epochs=1), {"data.batch_size": 20}))
     assert len(calls) <= 1
     assert log(tmp_path, "evaluate") == []
 
@@ -192,7 +192,7 @@ def test_a_killed_loader_process_is_one_line_that_names_the_checkpoint(tmp_path,
                 worker.join()
         original(self, *arguments)
 
-    config = changed(tiny_run(tmp_path, plot=False), {"data.workers": 1, "data.batch_size": 470, "log_every": 1})
+    config = changed(tiny_run(tmp_path), {"data.workers": 1, "data.batch_size": 470, "log_every": 1})
     with monkeypatch.context() as patched:
         patched.setattr(loop._Run, when, killing)
         with pytest.raises(SuperViTError, match=r"killed.*go on with --resume from '.*step-00000003'") as stop:
@@ -234,5 +234,5 @@ def test_only_training_errors_say_how_to_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop._Run, "_train_step", other)
     with pytest.raises(RuntimeError, match="a bug of ours") as stop:
-        run_training(tiny_run(tmp_path, plot=False))
+        run_training(tiny_run(tmp_path))
     assert not isinstance(stop.value, TrainingError)

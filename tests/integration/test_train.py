@@ -21,7 +21,7 @@ def tiny_run(out, **changes):
     config = load_recipe("digits")
     model = config.model.replace(embed_dim=16, num_heads=2, depth=3, drop_blocks=(1,), grid_sizes=(3, 4))
     data = dataclasses.replace(config.data, batch_size=479)  # three steps an epoch
-    small = {"epochs": 2, "warmup_epochs": 0, "throughput_batch_size": 2, "throughput_repeats": 1, "log_every": 2}
+    small = {"epochs": 2, "warmup_epochs": 0, "throughput_batch_size": 2, "throughput_repeats": 1, "log_every": 2, "plot": False}
     return dataclasses.replace(config, **{"model": model, "data": data, "out": out, **small, **changes})
 
 
@@ -51,7 +51,7 @@ def log(run, event):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "new"
-    return out, run_training(tiny_run(out))
+    return out, run_training(tiny_run(out, plot=True))
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -229,8 +229,8 @@ def test_other_classes_get_a_new_classifier(finished, tmp_path):
 def test_images_per_s_and_plot_can_be_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no matplotlib
     with pytest.raises(InputError, match="the plot needs matplotlib; pip install"):
-        run_training(tiny_run(tmp_path))
-    results = run_training(tiny_run(tmp_path, epochs=1, throughput_repeats=0, plot=False))
+        run_training(tiny_run(tmp_path, plot=True))
+    results = run_training(tiny_run(tmp_path, epochs=1, throughput_repeats=0))
     assert all(result.throughput_ips is None for result in results)
     assert not (tmp_path / "tradeoff.png").exists()
 

@@ -174,7 +174,7 @@ def test_the_command_notes_the_recipe(tmp_path):
 
 
 def test_a_run_from_python_is_read_back_without_a_recipe(tmp_path):
-    config = tiny_run(tmp_path / "one", epochs=1, plot=False, throughput_repeats=0)
+    config = tiny_run(tmp_path / "one", epochs=1, throughput_repeats=0)
     run_training(config)
     assert read_config(tmp_path / "one/train_config.json")[0] is None
     main(["train", "--config", str(tmp_path / "one/train_config.json"), "--out", str(tmp_path / "two")])

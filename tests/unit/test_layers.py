@@ -45,6 +45,14 @@ def test_rows_of_the_saving_form_are_those_of_the_plain_form(rows):
     torch.testing.assert_close(got, expected[:, :rows], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [4, 9])
+def test_a_drop_of_any_count_is_the_block_with_the_best_first(kept):
+    block, tokens = Block(small_config(), 0.0, score).eval(), torch.randn(2, 9, 24)
+    _, order = block(tokens, kept, kept)
+    everything, _ = block(tokens, 9)
+    torch.testing.assert_close(block.drop(tokens, kept), take_survivors(everything, order, kept), atol=1e-5, rtol=1e-5)
+
+
 def test_ffn_in_slices_equals_ffn_in_one(monkeypatch):
     block = Block(small_config(), 0.0, score).eval()
     tokens = torch.randn(3, 20, 24)

@@ -21,6 +21,13 @@ def test_labels_teach_uncut_paths_and_uncut_paths_teach_cut_ones():
         assert losses[cut].item() == pytest.approx(kl.item(), rel=1e-5)
 
 
+def test_labels_can_teach_every_path():
+    paths, labels = logits(), torch.randint(0, 10, (6,))
+    losses = path_losses(paths, POINTS, labels, label_smoothing=0.1, teacher="labels")
+    expected = [F.cross_entropy(path, labels, label_smoothing=0.1) for path in paths]
+    torch.testing.assert_close(torch.stack(losses), torch.stack(expected))
+
+
 def test_the_teacher_is_detached():
     student, teacher = logits(2)
     distillation_loss(student, teacher).backward()
