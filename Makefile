@@ -8,6 +8,8 @@ CORE := src/supervit/complexity.py,src/supervit/config.py,src/supervit/layers.py
 CORE_TESTS := tests/unit tests/property $(addprefix tests/contract/test_,backbones.py reducers.py) \
 	$(addprefix tests/integration/test_,checkpoints.py grey_images.py model_card.py precision.py timm_surface.py)
 
+TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes, a file each, in the order of their names: short ones come last
+
 .PHONY: demo test lint types unit core rest coverage lock clean
 
 demo: $(VENV)/installed  ## train one SuperViT on real handwritten digits, then table and plot of its operating points
@@ -27,14 +29,14 @@ types: $(VENV)/installed
 unit: core rest
 
 core: $(VENV)/installed  ## the tests of the core rooms, which must cover every line of theirs
-	$(BIN)/pytest -n 2 --dist loadfile --cov=supervit --cov-report= $(CORE_TESTS)
+	$(BIN)/pytest $(TWO) --cov=supervit --cov-report= $(CORE_TESTS)
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=100
 
 rest: $(VENV)/installed
-	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --ignore=,$(CORE_TESTS))
+	$(BIN)/pytest $(TWO) $(addprefix --ignore=,$(CORE_TESTS))
 
 coverage: $(VENV)/installed  ## of all rooms by all tests; takes half as long again as `make unit`
-	$(BIN)/pytest -n 2 --dist loadfile --cov=supervit --cov-report=
+	$(BIN)/pytest $(TWO) --cov=supervit --cov-report=
 	$(BIN)/coverage report --skip-covered
 
 $(VENV)/installed: pyproject.toml constraints.txt

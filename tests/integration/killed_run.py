@@ -1,4 +1,4 @@
-"""`python -m tests.integration.killed_run DIR`: a run in DIR/whole, and the same in DIR/broken, killed 20 times.
+"""`python -m tests.integration.killed_run DIR`: a run in DIR/whole, and the same again and again, killed 20 times.
 
 A process of its own that imports everything but computes nothing, so that it can fork runs in no time.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 import sklearn.datasets
 import torch
 
+from supervit.files import file_digest
 from supervit.train import TrainConfig, run_training
 from supervit.train.checkpoint import checkpoints
 from tests.integration.test_train import EVERYTHING, changed, tiny_run
@@ -38,8 +39,13 @@ def _half_written(config: TrainConfig) -> bool:
     return any((config.out / "checkpoints").glob(".step-*.tmp"))
 
 
+def check_weights(config: TrainConfig, whole: TrainConfig) -> None:
+    """That a run ended where the whole one did, to the last bit."""
+    assert file_digest(config.out / "model/model.safetensors") == file_digest(whole.out / "model/model.safetensors"), config.out
+
+
 def main() -> None:
-    """Run, kill, compare nothing: the test does that. Prints the kills and how many of them left a half-written checkpoint."""
+    """Run, kill, compare. Prints the kills and how many of them left a half-written checkpoint."""
     digits = sklearn.datasets.load_digits()  # read once for all runs
     sklearn.datasets.load_digits = lambda: digits
     # A checkpoint after each step, so that many kills meet one that is being written.
@@ -51,25 +57,28 @@ def main() -> None:
         time.sleep(0.01)
     until_first = time.monotonic() - begin
     assert os.waitpid(pid, 0)[1] == 0
-    broken = replace(config, out=Path(sys.argv[1], "broken"), resume=True)
-    draw, kills, half_written = random.Random(0), 0, 0
+    draw, kills, half_written, attempt = random.Random(0), 0, 0, 0
     while kills < KILLS:
+        broken = replace(config, out=Path(sys.argv[1], f"broken-{attempt}"), resume=True)
         pid = start(broken)
         time.sleep(until_first * draw.uniform(0.7, 1.7))
         if kills % 2:  # every other one while a checkpoint is being written, where the run is not over before
             while not _half_written(broken) and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                pass
+                time.sleep(1e-4)  # writing takes longer
         ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:  # before it was killed: this machine was slow when `until_first` was measured
+        if ended:  # before it was killed; those killed on its way count, and the next begins anew
             assert status == 0
+            check_weights(broken, config)
             shutil.rmtree(broken.out)
-            until_first, kills, half_written = 0.7 * until_first, 0, 0
+            until_first, attempt = 0.9 * until_first, attempt + 1
             continue
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         kills += 1
         half_written += _half_written(broken)
+    broken = replace(config, out=Path(sys.argv[1], f"broken-{attempt}"), resume=True)
     assert os.waitpid(start(broken), 0)[1] == 0
+    check_weights(broken, config)
     print(kills, half_written)
 
 

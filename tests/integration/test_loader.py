@@ -1,5 +1,6 @@
 """Which images come in which order, in which batch, on which process, with which random numbers."""
 
+import multiprocessing
 from dataclasses import dataclass
 
 import pytest
@@ -238,6 +239,7 @@ def test_a_training_batch_of_nothing_but_damage_stops(workers):
     data = loader(Numbered(8, frozenset(range(8))), workers=workers, seed=0, max_damaged=1.0)
     with pytest.raises(InputError, match=r"^every image of a batch is damaged, such as 'image \d' \(torn\); check the data$"):
         list(data.epoch())
+    assert not multiprocessing.active_children(), "the workers have not ended"
 
 
 def test_evaluation_goes_past_a_batch_of_nothing_but_damage():

@@ -21,7 +21,14 @@ def tiny_run(out, **changes):
     config = load_recipe("digits")
     model = config.model.replace(embed_dim=16, num_heads=2, depth=3, drop_blocks=(1,), grid_sizes=(3, 4))
     data = dataclasses.replace(config.data, batch_size=479)  # three steps an epoch
-    small = {"epochs": 2, "warmup_epochs": 0, "throughput_batch_size": 2, "throughput_repeats": 1, "log_every": 2, "plot": False}
+    small = {
+        "epochs": 2,
+        "warmup_epochs": 0,
+        "throughput_batch_size": 2,
+        "throughput_repeats": 1,
+        "log_every": 2,
+        "plot": False,
+    }
     return dataclasses.replace(config, **{"model": model, "data": data, "out": out, **small, **changes})
 
 

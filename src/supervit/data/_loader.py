@@ -94,14 +94,17 @@ class EpochLoader:
         with signals_held():  # which the workers are born with
             batches = iter(loader)
         is_shown = self.seed is None  # training has a bar of its own
-        with naming_lost_workers():
-            for loaded in track(batches, "images", len(self) - first_batch, "batch") if is_shown else batches:
-                if isinstance(loaded, InputError):
-                    raise loaded
-                batch, damage = loaded
-                self.note(damage)
-                if batch is not None:
-                    yield batch
+        try:
+            with naming_lost_workers():
+                for loaded in track(batches, "images", len(self) - first_batch, "batch") if is_shown else batches:
+                    if isinstance(loaded, InputError):
+                        raise loaded
+                    batch, damage = loaded
+                    self.note(damage)
+                    if batch is not None:
+                        yield batch
+        finally:  # the workers end now: an error keeps this frame, and they would be waited for when garbage is collected
+            del batches
 
     def _batches(self, epoch: int, first_batch: int) -> Iterator[_Batch]:
         """The (image, seed of its augmentation) of each batch of this process."""
