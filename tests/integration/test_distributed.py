@@ -30,13 +30,29 @@ def torchrun(out, changes, *options):
     return [*launcher, "-m", "tests.integration.distributed_run", str(out), json.dumps(changes)]
 
 
-def run_two(out, changes, *options):
-    command = torchrun(out, changes, *options)
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+SAME = {
+    "epochs": 5,
+    "lr": 1e-3,
+    "micro_batches": 2,
+    "ema_decay": 0.9,
+    "data.repeats": 2,
+    "log_every": 5,
+}
+TO_BE_LOST = {"epochs": 3, "data.batch_size": 140, "resume": True}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder of runs of two processes each: joint, per_grid, and whole, which loses none."""
+    folder = tmp_path_factory.mktemp("pairs")
+    runs = {backward: {**SAME, "backward": backward, "data.batch_size": 70} for backward in ("joint", "per_grid")}
+    words = [
+        word for name, changes in {**runs, "whole": TO_BE_LOST}.items() for word in (str(folder / name), json.dumps(changes))
+    ]
+    command = [sys.executable, "-m", "tests.integration.distributed_run", *words]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    return folder
 
 
 def digests(out):
@@ -44,38 +60,29 @@ def digests(out):
 
 
 @pytest.mark.parametrize("backward", ["joint", "per_grid"])
-def test_two_processes_are_one_with_the_double_batch(tmp_path, backward):
+def test_two_processes_are_one_with_the_double_batch(pairs, tmp_path, backward):
     """The same order and augmentation, so the same global batches: 50 steps end at the same weights but for rounding."""
-    same = {
-        "epochs": 5,
-        "lr": 1e-3,
-        "backward": backward,
-        "micro_batches": 2,
-        "ema_decay": 0.9,
-        "data.repeats": 2,
-        "log_every": 5,
-    }
-
-    run_training(changed(tiny_run(tmp_path / "one", throughput_repeats=0), {**same, "data.batch_size": 140}))
-    run_two(tmp_path / "two", {**same, "data.batch_size": 70})
-    assert len(digests(tmp_path / "two")) == 1, "the processes ended with different weights"
-    one, two = log(tmp_path / "one", "train"), log(tmp_path / "two", "train")
+    changes = {**SAME, "backward": backward, "data.batch_size": 140}
+    run_training(changed(tiny_run(tmp_path / "one", throughput_repeats=0), changes))
+    assert len(digests(pairs / backward)) == 1, "the processes ended with different weights"
+    one, two = log(tmp_path / "one", "train"), log(pairs / backward, "train")
     assert one[-1]["step"] == two[-1]["step"] == 50
     for ours, theirs in zip(one, two, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     for name, value in weights(tmp_path / "one").items():
-        torch.testing.assert_close(value, weights(tmp_path / "two")[name], atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(value, weights(pairs / backward)[name], atol=2e-4, rtol=1e-3)
     assert log(tmp_path / "one", "evaluate")[-1]["top1"] == pytest.approx(
-        log(tmp_path / "two", "evaluate")[-1]["top1"], abs=0.6
+        log(pairs / backward, "evaluate")[-1]["top1"], abs=0.6
     )
 
 
-def test_a_run_that_loses_a_process_starts_again_where_it_was(tmp_path):
-    settings = {"epochs": 3, "data.batch_size": 140, "resume": True}
-    run_two(tmp_path / "whole", settings)
-    done = run_two(tmp_path / "lost", {**settings, "lose rank 1 at step": 14}, "--max-restarts=1")
+def test_a_run_that_loses_a_process_starts_again_where_it_was(pairs, tmp_path):
+    """The launcher starts both again; they end where processes that nobody launched and nobody lost do."""
+    command = torchrun(tmp_path, {**TO_BE_LOST, "lose rank 1 at step": 14}, "--max-restarts=1")
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert "exitcode: -9" in done.stderr, "no process was lost"
-    assert digests(tmp_path / "lost") == digests(tmp_path / "whole")
+    assert digests(tmp_path) == digests(pairs / "whole")
 
 
 @pytest.mark.parametrize("signum, send", [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
