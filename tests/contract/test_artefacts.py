@@ -217,9 +217,9 @@ def test_the_example_beside_an_artefact_classifies_a_picture_without_this_packag
         found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean, check=False)
         assert found.returncode == 0, found.stderr
         name, probability = found.stdout.split()
-        (answer,) = Predictor(model, point)(tmp_path / "cat.png")
+        (answer,) = Predictor(model, point, reduced_decoding=False)(tmp_path / "cat.png")
         assert name == answer.class_name
-        assert float(probability) == pytest.approx(answer.probability, abs=0.02)
+        assert float(probability) == pytest.approx(answer.probability, abs=0.0011)  # printed with four digits
     assert "supervit" not in "".join(line for line in (out / "example.py").read_text().splitlines() if "import" in line)
     assert PACKAGES[target] in (out / "example.py").read_text()
 

@@ -36,17 +36,30 @@ here = Path(__file__).resolve().parent
 about = json.loads((here / "export.json").read_text(encoding="utf-8"))
 points = {{point["complexity"]: point for point in about["points"]}}
 point = points[sys.argv[2]] if len(sys.argv) > 2 else about["points"][-1]
-see, side = about["preprocessing"], point["image_size"]
+see, side, config = about["preprocessing"], point["image_size"], about["config"]
+whole = config["patch_size"] * max(config["grid_sizes"])  # what the largest grid sees, a side
 formats = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # none that starts a program
 image = ImageOps.exif_transpose(Image.open(sys.argv[1], formats=formats))
 if image.mode[0] in "IF":
     sys.exit(f"{{sys.argv[1]}} is grey of more than 8 bits (mode {{image.mode}}), which Pillow would cut: save it with 8")
 image = image.convert(see["pillow_mode"])
-scale = side / see["crop_pct"] / min(image.size)  # the short side becomes side / crop_pct, then the middle is cut out
-size = [max(side, round(scale * length)) for length in image.size]
+short = int(whole / see["crop_pct"])  # what the short side becomes, then the middle is cut out
+size = [short * length // min(image.size) for length in image.size]
 image = image.resize(size, Image.Resampling[see["interpolation"].upper()])
-left, top = (image.width - side) // 2, (image.height - side) // 2
-pixels = np.asarray(image.crop((left, top, left + side, top + side)), dtype=np.float32).reshape(side, side, -1) / 255
+left, top = round((image.width - whole) / 2), round((image.height - whole) / 2)
+image = image.crop((left, top, left + whole, top + whole))
+if side < whole and config["resize"] == "antialias":
+    image = image.resize((side, side), Image.Resampling.BILINEAR)
+pixels = np.asarray(image, dtype=np.float32).reshape(*image.size, -1) / 255
+if len(pixels) != side:  # linear between the four pixels around each place
+    if config["resize"] == "align_corners":
+        places = np.linspace(0, whole - 1, side)
+    else:
+        places = np.maximum((np.arange(side) + 0.5) * whole / side - 0.5, 0)
+    low = np.minimum(places.astype(int), whole - 2)
+    share = (places - low).astype(np.float32)[:, None, None]
+    for _ in "xy":
+        pixels = (pixels[low] * (1 - share) + pixels[low + 1] * share).transpose(1, 0, 2)
 pixels = (pixels - np.float32(see["mean"])) / np.float32(see["std"])
 inputs = {{"images": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}}
 if "keep" in about["inputs"]:
@@ -76,7 +89,8 @@ class Preprocessing:
     interpolation: str
     """Of the picture's resizing, which low-pass filters where it shrinks."""
     crop_pct: float
-    """The short side becomes image_size / crop_pct pixels; then the middle square of image_size is cut out."""
+    """The short side becomes image_size / crop_pct pixels, image_size that of the largest grid, rounded down; then the middle
+    square of image_size is cut out, for smaller grids resized to theirs as the config's `resize` says."""
     value_range: tuple[float, float]
     """Of the values before mean and std."""
     mean: tuple[float, ...]
