@@ -184,7 +184,7 @@ def test_a_bad_image_fails_in_its_place_and_the_others_are_answered(predictor, p
     bad = {
         "not an image of a known format": [b"", b"not an image", tmp_path / "empty.jpg"],
         "truncated": [good[: len(good) // 2], as_bytes(photograph(80, 60))[:3000]],
-        "exceeds limit": [png_of_size(100_000, 100_000)],
+        "larger than max_pixels": [png_of_size(100_000, 100_000)],
         "No such file": [tmp_path / "missing.jpg"],
         "Is a directory": [tmp_path],
         "floating-point": [Image.new("F", (9, 9))],

@@ -6,13 +6,16 @@ of pixels, checked before anything is decoded. Whatever Pillow raises on the way
 
 import errno
 import io
+import math
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -29,6 +32,21 @@ _WEIGHTS = {"AVIF": 1.5, "TIFF": 1.5, "WEBP": 2.0, "JPEG2000": 3.0}
 _PROGRESSIVE = 1.5
 _LONGEST_WEBP = 16383  # pixels a side, of each frame; a canvas may claim more, and takes long to be laid out
 _BYTES = 4  # of a file, for each pixel allowed: some decoders read all of a file at once
+_START = 16  # bytes by which formats know their files
+_CONVERT = "convert it to JPEG or PNG"
+_OTHER_FORMATS = (
+    (8, b"avif", "AVIF"),
+    (8, b"avis", "AVIF"),
+    (4, b"ftyp", "HEIC or a video"),
+    (4, b"jP", "JPEG 2000"),
+    (0, b"\xffO\xffQ", "JPEG 2000"),
+    (0, b"\xff\n", "JPEG XL"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%!PS", "EPS"),
+    (0, b"%PDF", "PDF"),
+    (0, b"<svg", "SVG"),
+)  # what stands where in the first bytes
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,9 +79,6 @@ def naming_damage() -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:  # whose text names a file object
         raise DamagedImage("not an image of a known format") from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit, twice PIL.Image.MAX_IMAGE_PIXELS
-        limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
-        raise DamagedImage(f"it exceeds limit, the {limit} pixels that Pillow opens; reduce it") from error
     # Pillow's decoders answer garbage with nearly any error: struct.error, IndexError, zlib.error, ...
     except Exception as error:
         raise DamagedImage(getattr(error, "strerror", None) or " ".join(str(error).split()) or reason_of(error)) from error
@@ -78,13 +93,31 @@ def open_image(file: Path | bytes, reading: Reading = Reading()) -> Image.Image:
     with naming_damage():
         if isinstance(file, Path):
             _check_file(file, reading)
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
+        if reading.max_pixels > (Image.MAX_IMAGE_PIXELS or math.inf):  # allowed by our user, and asked again at each crop
+            Image.MAX_IMAGE_PIXELS = reading.max_pixels
+        image = _open(file)
     try:
         check_size(image, reading)
     except DamagedImage:
         image.close()
         raise
     return image
+
+
+def _open(file: Path | bytes) -> Image.Image:
+    """As `Image.open`, without Pillow's own limit of pixels, which is one of the whole process; ours is checked next."""
+    with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+        start = stream.read(_START)
+    for name in _formats():
+        make, accept = Image.OPEN[name]
+        is_of_it = accept is None or accept(start)
+        if is_of_it and not isinstance(is_of_it, str):  # a text: why this Pillow cannot read it
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # not of this format after all, as Pillow has it
+                # Any: by its types it takes streams alone, but who is given a path also closes the file
+                return cast(Any, make)(io.BytesIO(file) if isinstance(file, bytes) else str(file))
+    if kind := next((kind for place, mark, kind in _OTHER_FORMATS if start.startswith(mark, place)), None):
+        raise DamagedImage(f"not an image of a known format, but {kind}; {_CONVERT}")
+    raise UnidentifiedImageError
 
 
 def check_size(image: Image.Image, reading: Reading) -> None:
@@ -95,7 +128,7 @@ def check_size(image: Image.Image, reading: Reading) -> None:
     """
     with naming_damage():
         if _is_lazy(image) and image.format not in (*_formats(), *_JPEG):
-            raise DamagedImage(f"an image of format {image.format} is not decoded here; give one of {', '.join(_FORMATS)}")
+            raise DamagedImage(f"an image of format {image.format} is not decoded here; {_CONVERT}")
         width, height = image.size
         if _is_lazy(image) and image.format == "WEBP" and max(image.size) > _LONGEST_WEBP:
             raise DamagedImage(f"{width} x {height} pixels are more a side than the {_LONGEST_WEBP} that WebP has")
