@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _DISTANCES = (5.0, 9.0, 14.0, 20.0, 28.0, 38.0)  # from a point to the edge of its label, in points
 _DIRECTIONS = [math.pi * turn / 8 for turn in (2, 6, 10, 14, 0, 8, 4, 12, 1, 3, 5, 7, 9, 11, 13, 15)]  # diagonals first
 _LEADER = 10.0  # distance from which a line leads from the point to its label
+_ROOM = 2.0  # around a label, in points
 _POINT = 4.0  # half the width of what is drawn for a point
 
 
@@ -68,28 +69,38 @@ def place_labels(
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     frame = _Box(*axes.get_window_extent(renderer).extents)
     taken = [_around(axes, label, _POINT * pixels) for label in labels]
+    solid = [_around(axes, label._replace(error=0.0), _POINT * pixels) for label in labels]  # what no leader may cross
     line_places = np.concatenate([_along(axes, line) for line in lines] or [np.empty((0, 2))])
     written = 0
     for label in labels:
         text = axes.annotate(label.text, (label.x, label.y), fontsize=6.5, color=label.color, zorder=4)
         extent = text.get_window_extent(renderer)
-        size = (extent.width + pixels, extent.height + pixels)
+        size = (extent.width + 2 * _ROOM * pixels, extent.height + _ROOM * pixels)
         text.remove()
         x, y = axes.transData.transform((label.x, label.y))
         best, distance, least = None, 0.0, math.inf
         for tried, away in _places(x, y, size, pixels):
             inside = tried.overlap(frame) >= size[0] * size[1] * 0.999
             covered = sum(tried.overlap(box) for box in taken)
-            if inside and covered == 0 and tried.count(line_places) < least:
+            is_free = inside and covered == 0 and not (away >= _LEADER and _is_crossed((x, y), tried, solid))
+            if is_free and tried.count(line_places) < least:
                 best, distance, least = tried, away, tried.count(line_places)
             if least == 0:
                 break
         if best is None:
             continue
         taken.append(best)
+        solid.append(best)
         written += 1
         _write(axes, label, best, distance)
     return written
+
+
+def _is_crossed(point: tuple[float, float], box: _Box, solid: Sequence[_Box]) -> bool:
+    """Whether the leader from a point to the box of its label passes over another point or label."""
+    middle = np.array([(box.left + box.right) / 2, (box.bottom + box.top) / 2])
+    places = point + np.linspace(0, 1, 40)[:, None] * (middle - point)
+    return any(each.count(places) and not each.count(places[:1]) for each in solid)
 
 
 def _write(axes: "Axes", label: Label, box: _Box, distance: float) -> None:

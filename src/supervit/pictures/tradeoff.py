@@ -59,7 +59,7 @@ def draw_tradeoff(
     colors = {grid: f"C{index % 10}" for index, grid in enumerate(grids)}
     rates = sorted({point.complexity.keep_rate for point in measured})
     markers = {rate: "vso^Dp*Phd"[index % 10] for index, rate in enumerate(rates)}
-    with picture(files, 5.6, 3.9) as figure:
+    with picture(files, 6.6, 4.6) as figure:
         axes = figure.add_subplot()
         for curve in curves:
             axes.plot(*zip(*curve.points, strict=True), color=curve.color, linewidth=1.2, zorder=1)
