@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from supervit.checkpoints import read_state_dict
-from supervit.data import EpochLoader, ImageDataset, InMode, Reading
+from supervit.data import EpochLoader, ImageDataset, InMode, Reading, split_folder
 from supervit.data.image_folder import FolderImages, class_folders, class_images
 from supervit.errors import InputError, printable, unknown_name
 from supervit.files import make_directory
@@ -48,7 +48,7 @@ def label_folder(config: LabelConfig) -> Labelled:
     Source: the published maps are NFNet-F6's at 576 pixels, 18 x 18 places.
     Differs: those show the central square of each image, though training takes them for the whole.
     """
-    folder = config.root / config.split
+    folder = split_folder(config.root, config.split, "ROOT/SPLIT/CLASS/*")
     classes, names = list_images(folder)
     teacher = load_teacher(config, config.num_classes or len(classes))
     todo = [name for name in names if not label_map_path(config.out, name).exists()]

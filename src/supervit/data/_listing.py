@@ -6,9 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 from supervit.data._opening import IMAGE_SUFFIXES
-from supervit.errors import printable
+from supervit.errors import InputError, printable
 
 _log = logging.getLogger("supervit")
+_SPLIT_NAMES = ("train", "val", "validation", "valid", "test", "testing")
+_MOST_SEARCHED = 100  # folders
+_LAYOUT = "The root holds train/CLASS/* and val/CLASS/*"
+_CONVERT = "pictures of other formats (HEIC, raw, ...) must be converted to JPEG or PNG"
 _FOREIGN = "__MACOSX"  # what an archiver put beside the files
 
 
@@ -20,6 +24,39 @@ def is_hidden(name: str) -> bool:
 def list_folders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted, without hidden ones."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+
+
+def split_folder(root: Path, split: str, layout: str) -> Path:
+    """ROOT/SPLIT.
+
+    Raises:
+        InputError: there is no such folder; names the root that was probably meant, or the folder that is probably the split.
+    """
+    folder = root / split
+    if folder.is_dir():
+        return folder
+    raise InputError(f"no folder {str(folder)!r}; {_probable(root, split) or f'expected {layout}'}")
+
+
+def _probable(root: Path, split: str) -> str | None:
+    """What is probably the matter with a root that lacks a split."""
+    if not root.is_dir():
+        return None
+    folders = list_folders(root)
+    inside = [root / name for name in folders[:_MOST_SEARCHED]]
+    place = root.absolute()
+    for above, below in ((place.parent, place), (place.parent.parent, place.parent)):
+        if below.name in _SPLIT_NAMES and (above / split).is_dir():
+            shown = above if root.is_absolute() else Path(os.path.relpath(above))
+            return f"did you mean {str(shown)!r}? {_LAYOUT}"
+    if found := next((folder for folder in inside if (folder / split).is_dir()), None):
+        return f"did you mean {str(found)!r}? {_LAYOUT}"
+    if found := next((folder for folder in inside if split == "val" and folder.name.lower() in _SPLIT_NAMES[2:]), None):
+        return f"rename {str(found)!r} to val, or take some images of each class there from train/"
+    if folders and not {*_SPLIT_NAMES} & {*folders}:
+        some = ", ".join(folders[:3])
+        return f"it has the folders {some}, ...: put most of the images of each below train/, the others below val/"
+    return None
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -61,6 +98,6 @@ def say_skipped(where: Path, skipped: list[Path]) -> None:
         printable(
             f"skipped {len(skipped)} files in {str(where)!r} that are not named as images are ({kinds}"
             f"{', ...' if len(counts) > 5 else ''}), such as {str(skipped[0].relative_to(where))!r}; "
-            f"images are *{', *'.join(IMAGE_SUFFIXES)}"
+            f"images are *{', *'.join(IMAGE_SUFFIXES)}; {_CONVERT}"
         )
     )

@@ -7,7 +7,7 @@ from PIL import Image
 
 from supervit.data import Reading, SourceConfig, Split, read_image
 from supervit.data._class_list import read_class_list
-from supervit.data._listing import list_files, list_folders, say_skipped
+from supervit.data._listing import list_files, list_folders, say_skipped, split_folder
 from supervit.errors import InputError
 
 
@@ -50,7 +50,7 @@ def open_split(config: SourceConfig, split: Split) -> FolderImages:
     """
     config.refuse("repository", "download", "image_member")
     root = config.folder("with train/CLASS/* and val/CLASS/*")
-    folder = root / split
+    folder = split_folder(root, split, "ROOT/train/CLASS/* and ROOT/val/CLASS/*")
     found = class_folders(folder)
     if config.class_list is not None:
         names = read_class_list(config.class_list)
@@ -98,10 +98,8 @@ def class_folders(folder: Path) -> list[str]:
     """The names of the class folders of a split, sorted.
 
     Raises:
-        InputError: no such folder, or none inside.
+        InputError: there are none.
     """
-    if not folder.is_dir():
-        raise InputError(f"no folder {str(folder)!r}; image_folder expects ROOT/train/CLASS/* and ROOT/val/CLASS/*")
     names = list_folders(folder)
     if not names:
         raise InputError(f"{str(folder)!r} holds no class folders; image_folder expects one folder of images per class")
