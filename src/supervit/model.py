@@ -16,11 +16,12 @@ from supervit.backbones import config_from_dict, load_family, variant_config
 from supervit.complexity import Branch, Complexity, grow_tree
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
+from supervit.files import refusing
 from supervit.hub import LIBRARY, TASK, fetch, model_card
 from supervit.layers import Block, Classifier, resize_images, take_survivors
 from supervit.limits import check_images, check_memory
 from supervit.plugins import load_plugin
-from supervit.storage import WEIGHTS_FILE, filled, fingerprint, override, read_config, write_model
+from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, filled, fingerprint, of_run, override, read_config, write_model
 from supervit.trace import Trace
 from supervit.weights import read_safetensors
 
@@ -332,19 +333,22 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
         """The model that `save`, `save_pretrained` or `push_to_hub` wrote, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: A directory, or a repository of the Hugging Face hub.
+            pretrained_model_name_or_path: A directory (also of a run), or a repository of the Hugging Face hub.
             force_download, token, cache_dir, local_files_only, revision: As everywhere in `huggingface_hub`.
             overrides: Fields of the config that differ from the saved ones.
 
         Raises:
             InputError: files missing, damaged, or not fitting each other.
         """
-        directory = Path(pretrained_model_name_or_path)
+        directory = of_run(Path(pretrained_model_name_or_path))
         if not directory.is_dir():
             options: dict[str, Any] = {"force_download": force_download, "token": token, "cache_dir": cache_dir}
             options |= {"local_files_only": local_files_only, "revision": revision}
             directory = fetch(str(pretrained_model_name_or_path), **options)
-        stored, weights = config_from_dict(read_config(directory)), read_safetensors(directory / WEIGHTS_FILE)
+        values = read_config(directory)
+        with refusing(f"{str(directory / CONFIG_FILE)!r} cannot be used", "mend it, or convert or download the model again"):
+            stored = config_from_dict(values)
+        weights = read_safetensors(directory / WEIGHTS_FILE)
         return cls.of_weights(*override(stored, weights, overrides, str(directory)), str(directory))
 
     @classmethod

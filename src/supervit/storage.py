@@ -18,6 +18,7 @@ from supervit.files import make_directory, read_object, refusing, whole_file, wr
 CONFIG_FILE = "config.json"
 EXPORT_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"
+MODEL_DIRECTORY = "model"  # of a run
 _FIRST_CONVOLUTIONS = ("patch_embed.conv1.weight", "patch_embed.proj.weight")
 Filled = TypeVar("Filled", bound=nn.Module)
 
@@ -27,6 +28,24 @@ _MOST_NAMES = 8  # names listed in an error before the rest is counted
 def is_artefact(path: Path) -> bool:
     """Whether a directory was written by `supervit export`."""
     return (path / EXPORT_FILE).is_file()
+
+
+def of_run(path: Path) -> Path:
+    """The model in the directory of a run, RUN/model, where the path is that of a run; else the path itself.
+
+    Raises:
+        InputError: the run has not ended; names its newest checkpoint.
+    """
+    if not path.is_dir() or (path / CONFIG_FILE).exists():
+        return path
+    if (path / MODEL_DIRECTORY / CONFIG_FILE).is_file():
+        return path / MODEL_DIRECTORY
+    if unfinished := sorted((path / "checkpoints").glob("step-*")):
+        raise InputError(
+            f"the run in {str(path)!r} has not ended, so there is no model yet; go on with --resume, or take its newest "
+            f"checkpoint, {str(unfinished[-1])!r}"
+        )
+    return path
 
 
 def write_model(directory: Path, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> None:

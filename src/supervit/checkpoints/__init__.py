@@ -21,9 +21,10 @@ from supervit.checkpoints._files import bare_names, check_floats, find_weights, 
 from supervit.checkpoints._shapes import check_kind
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, printable, warn_assumed
+from supervit.files import refusing
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
-from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, is_artefact, override, read_config
+from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, is_artefact, of_run, override, read_config
 
 _SIZES = ("embed_dim", "depth", "patch_size", "in_chans")  # which weights tell, and files beside them too
 _OF_CHANNELS = ("in_chans", "mean", "std")  # applied to the config of weights as they are
@@ -34,11 +35,12 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
     """A model with the weights of a file or directory, in evaluation mode.
 
     Args:
-        source: A directory that `model.save` wrote, or one with weights and `config.json` of timm or Hugging Face; or a
-            `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file or the index of a sharded one: the released SuperViT files
-            of both families, DeiT/ViT weights with timm's or Hugging Face's names, whatever stands before them (`model.`,
-            `module.`, ...). Weights with one position table become elastic: it is interpolated to every grid size of the
-            menu. Of several weights in a file the averaged ones are taken (state_dict_ema, model_ema, model, state_dict).
+        source: A directory that `model.save` wrote, that of a training run (its `model/` is meant), or one with weights and
+            `config.json` of timm or Hugging Face; or a `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file or the index of a
+            sharded one: the released SuperViT files of both families, DeiT/ViT weights with timm's or Hugging Face's names,
+            whatever stands before them (`model.`, `module.`, ...). Weights with one position table become elastic: it is
+            interpolated to every grid size of the menu. Of several weights in a file the averaged ones are taken
+            (state_dict_ema, model_ema, model, state_dict).
         overrides: Fields of `SuperViTConfig` that should differ from what the files tell, or that they cannot tell, such as
             `num_heads=3`, `mean`, `std`, `crop_pct`. They go before the `config.json` and `preprocessor_config.json` beside
             the weights. What nothing says is assumed, with an `AssumptionWarning`: ImageNet's normalisation, and the
@@ -46,10 +48,10 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
             grey images or for others.
 
     Raises:
-        InputError: no such file, a damaged or unsafe file, an unknown format, a ViT of another kind, weights that are not
-            finite, or that do not fit (all missing, unexpected and misshapen names are listed).
+        InputError: no such file, a run that has not ended, a damaged or unsafe file, an unknown format, a ViT of another kind,
+            weights that are not finite, or that do not fit (all missing, unexpected and misshapen names are listed).
     """
-    path = Path(source)
+    path = of_run(Path(source))
     if is_artefact(path):
         raise InputError(
             f"{str(source)!r} was written by supervit export for another runtime and cannot be loaded as a model; "
@@ -66,7 +68,7 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
 
 def is_ours(source: str | Path) -> bool:
     """Whether a directory, or its `model.safetensors`, was written by `model.save`: its `config.json` is ours."""
-    path = Path(source)
+    path = of_run(Path(source))
     directory = path if path.is_dir() else path.parent
     if not (path.is_dir() or path.name == WEIGHTS_FILE):
         return False
@@ -86,7 +88,8 @@ def _load_foreign(path: Path, overrides: dict[str, Any]) -> SuperViT:
     beside = read_beside(path.parent, overrides)
     sizes = {name: beside.pop(name) for name in _SIZES if name in beside}
     of_channels = {name: overrides.pop(name) for name in _OF_CHANNELS if name in overrides}
-    config, weights = plugin.convert(weights, {**beside, **overrides})
+    with refusing(f"the weights of {str(path)!r} cannot be used", f"see what is passed or in {CONFIG_FILE} beside them"):
+        config, weights = plugin.convert(weights, {**beside, **overrides})
     for name, value in sizes.items():
         if getattr(config, name) != value:
             raise InputError(
