@@ -125,6 +125,7 @@ def measure_throughput(
     warmup: int = 2,
     *,
     seconds: float = 0,
+    each_once: bool = False,
     check: Callable[[], None] | None = None,
 ) -> dict[Complexity, float]:
     """Images per second of each operating point: the paper's protocol, batch_size * repeats / total time.
@@ -137,6 +138,7 @@ def measure_throughput(
         warmup: Batches per operating point before the clock starts.
         seconds: Limit of the whole measurement, 0 for none: fewer batches are timed, as `time_calls` says. Operating points
             that got no batch at all are missing in the answer.
+        each_once: Whether each operating point gets a batch, also beyond the limit.
         check: Called after each batch; what it raises ends the measurement.
 
     Raises:
@@ -149,7 +151,8 @@ def measure_throughput(
     runtime = as_runtime(model)
     with runtime.evaluating():
         images = random_images(runtime, batch_size)
-        timed = time_calls(runtime.logits, images, complexities, repeats, warmup, seconds=seconds, check=check)
+        limits: dict[str, Any] = {"seconds": seconds, "each_once": each_once, "check": check}
+        timed = time_calls(runtime.logits, images, complexities, repeats, warmup, **limits)
     return {point: batch_size * len(each) / sum(each) for point, each in timed.items() if each}
 
 
@@ -169,6 +172,7 @@ def time_calls(
     in_a_row: int = 5,
     *,
     seconds: float = 0,
+    each_once: bool = False,
     check: Callable[[], None] | None = None,
 ) -> dict[Way, list[float]]:
     """Seconds of each of `repeats` calls in every way, such as operating points, after `warmup` calls that do not count.
@@ -185,6 +189,7 @@ def time_calls(
             other sizes then, which is no cost of a way.
         seconds: Limit of all together, 0 for none: no call begins after it. A way whose timed calls were not reached by then
             has its last call that should not count; one that was never called has none.
+        each_once: Whether a way that was never called is called once, also beyond the limit.
         check: Called after each call; what it raises ends the timing.
     """
     ways = list(dict.fromkeys(ways))
@@ -194,8 +199,8 @@ def time_calls(
     end = time.monotonic() + (seconds or math.inf)
     with progress_bar("time", len(turns), "call") as advance:
         for way, counts in turns:
-            if time.monotonic() > end:
-                break
+            if time.monotonic() > end and not (each_once and not timed[way] and not uncounted[way]):
+                continue
             (timed if counts else uncounted)[way].append(time_call(run, images, way))
             advance(1)
             if check is not None:

@@ -79,6 +79,13 @@ def test_timing_ends_at_its_limit_and_then_takes_what_there_is(monkeypatch, seco
     assert tuple(map(len, found.values())) == timed
 
 
+def test_each_way_is_called_once_beyond_the_limit_where_that_is_asked_for(monkeypatch):
+    call, calls = clocked(monkeypatch, 1.0)
+    found = time_calls(call, torch.empty(0), "abc", repeats=2, warmup=1, in_a_row=2, seconds=0.5, each_once=True)
+    assert "".join(calls) == "abc"
+    assert [len(each) for each in found.values()] == [1, 1, 1]
+
+
 def test_throughput_has_a_limit():
     model = SuperViT(small_config())
     start = time.monotonic()

@@ -104,7 +104,8 @@ class TrainConfig:
     throughput_repeats: int = 10
     """Timed batches per operating point at the end (paper: 50); 0 leaves images/s out."""
     throughput_seconds: float = 60
-    """Limit of that measurement, beyond which fewer batches are timed; 0 for none."""
+    """Limit of that measurement, beyond which fewer batches are timed, at least one at each operating point; a tenth of
+    the training's time where that is less; 0 for none."""
 
     def __post_init__(self) -> None:
         counts = (

@@ -89,7 +89,7 @@ class _Run:
         self.step = 0  # steps done
         self.saved_step = 0  # of the newest checkpoint
         self.overflows = 0  # steps in a row that were not finite
-        self.saved_at = time.monotonic()
+        self.began_at = self.saved_at = time.monotonic()
         self.named_damage: set[str] = set()
         self.accuracies: dict[Complexity, Accuracy] = {}  # of the newest evaluation
         try:
@@ -113,6 +113,7 @@ class _Run:
         if world.is_main:
             write_config(config.out, config, recipe)
         self.log = RunLog(config.out, self.step, config.tensorboard, config.wandb) if world.is_main else None
+        self._say(start.describe(self.config, len(self.train_loader), world.size))
         self._write_log("start", command=list(sys.argv), versions=versions())
         self._stop_if_asked()
 
@@ -214,6 +215,9 @@ class _Run:
             with naming_lost_workers():
                 yield
         except InputError as error:
+            if self.step:
+                with suppress(TrainingError):  # the first error is the one to be told
+                    self._save()
             raise InputError(f"{error}; {way_on(self.config.out)}") from error
         except OSError as error:
             raise TrainingError(f"the run has stopped ({reason_of(error)}); {way_on(self.config.out)}") from error
@@ -365,10 +369,12 @@ class _Run:
             self.ema.module.save(config.out / "model_ema")
         throughputs = None
         if config.throughput_repeats:
-            limit = f"at most {config.throughput_seconds:g} s" if config.throughput_seconds else "no limit of time"
-            self._say(f"measuring images/s of {len(points)} operating points ({limit}: throughput_seconds)")
+            limit = min(config.throughput_seconds, (time.monotonic() - self.began_at) / 10)
+            said = f"at most about {limit:.1f} s" if limit else "no limit of time"
+            self._say(f"measuring images/s of {len(points)} operating points ({said}; --throughput-repeats 0 leaves it out)")
             counts = (config.throughput_batch_size, config.throughput_repeats)
-            throughputs = measure_throughput(model, points, *counts, seconds=config.throughput_seconds, check=self._check_alone)
+            limits: dict[str, Any] = {"seconds": limit, "each_once": True, "check": self._check_alone}
+            throughputs = measure_throughput(model, points, *counts, **limits)
         self._check_alone()
         results = tabulate(config.model, points, self.accuracies, throughputs)
         images = next(iter(self.accuracies.values())).images

@@ -12,6 +12,8 @@ from supervit.model import SuperViT
 from supervit.progress import progress_bar
 from supervit.train.config import TrainConfig
 
+_MOST_POINTS = 16  # that are named
+
 
 @dataclass(frozen=True)
 class Start:
@@ -23,6 +25,23 @@ class Start:
     """Fingerprint of the weights that it was made of; None: fresh."""
     train_set: ImageDataset
     val_set: ImageDataset
+    replaced_classes: int | None = None
+    """Classes of the classifier that a new one has replaced, if any."""
+
+    def describe(self, config: TrainConfig, steps_per_epoch: int, processes: int) -> str:
+        """What is trained on what, in two lines for people."""
+        model, points, epochs = self.model.config, list(map(str, config.points)), config.all_epochs
+        weights = "fresh weights" if config.init is None else f"weights of {config.init!r}"
+        if self.replaced_classes is not None:
+            weights += f", its classifier ({self.replaced_classes} classes) replaced by a new one for the data's classes"
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        return (
+            f"{len(self.train_set):,} training and {len(self.val_set):,} validation images of {model.num_classes:,} classes; "
+            f"{epochs:,} epochs of {steps_per_epoch:,} steps of {config.data.batch_size * processes:,} images: "
+            f"{epochs * steps_per_epoch:,} steps\n"
+            f"{model.family} of width {model.embed_dim} and {model.depth} blocks, {millions:.1f} million parameters, {weights}"
+            f"; {len(points)} operating points: {' '.join(points[:_MOST_POINTS])}{' ...' if len(points) > _MOST_POINTS else ''}"
+        )
 
 
 def make_start(config: TrainConfig, world: World) -> Start:
@@ -46,13 +65,14 @@ def make_start(config: TrainConfig, world: World) -> Start:
         val_set = open_dataset(data, "val", model_config)
         advance(1)
     seed_everything("weights", config.seed)
+    replaced = None
     if loaded is None:
         loaded = SuperViT(with_classes(config.model, train_set.classes))
     else:
-        give_classes(loaded, train_set.classes)
+        replaced = give_classes(loaded, train_set.classes)
     if data.token_labels is not None and not loaded.config.dense_head:
         raise InputError("token labels teach patch tokens, for which this model has no classifier; use an LV-ViT")
-    return Start(loaded, init, train_set, val_set)
+    return Start(loaded, init, train_set, val_set, replaced)
 
 
 def load_start(source: str, wanted: SuperViTConfig) -> SuperViT:
@@ -89,8 +109,11 @@ def with_classes(model: SuperViTConfig, classes: list[str]) -> SuperViTConfig:
     return model.replace(num_classes=len(classes)).replace(class_names=tuple(classes))
 
 
-def give_classes(model: SuperViT, classes: list[str]) -> None:
-    """Name a loaded model's classes; a classifier for others is replaced by a fresh one."""
-    if model.num_classes != len(classes) or (model.config.class_names and model.config.class_names != tuple(classes)):
+def give_classes(model: SuperViT, classes: list[str]) -> int | None:
+    """Name a loaded model's classes; a classifier for others is replaced by a fresh one: how many classes it had."""
+    before = model.num_classes
+    is_other = before != len(classes) or (model.config.class_names and model.config.class_names != tuple(classes))
+    if is_other:
         model.reset_classifier(len(classes))
     model.config = model.config.replace(class_names=tuple(classes))
+    return before if is_other else None
