@@ -2,22 +2,24 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import math
 import os
 import re
-import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NoReturn, Union
 
 import tyro
 
 from supervit import commands
 from supervit._version import __version__
-from supervit.commands._help import Option, help_of, list_of, options_of, usage_of
+from supervit.commands._help import Option, help_of, in_flags, list_of, options_of, usage_of
+from supervit.commands._interrupting import exit_at_signals, raise_at_signals, report_interrupt
 from supervit.errors import AssumptionWarning, InputError, SuperViTError, naming_lost_workers, printable, unknown_name
+from supervit.files import Output, recording_output
 from supervit.progress import bars_shown
 from supervit.recipes import describe_recipe, load_recipe, recipe_names
 
@@ -45,16 +47,14 @@ _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # wh
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what a user can mend is one line on standard error and exit status 2."""
     if arguments is None:  # the process is ours
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(signum) != signal.SIG_IGN:
-                signal.signal(signum, _exit_now)
+        exit_at_signals()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
     try:
         try:
-            with bars_shown(), naming_lost_workers(), warnings.catch_warnings():
+            with recording_output() as output, bars_shown(), naming_lost_workers(), warnings.catch_warnings():
                 warnings.showwarning = _show_warning
-                _run(arguments)
+                _run(arguments, output)
         except SystemExit as stop:
             if stop.code:  # it stays, whether or not somebody reads
                 _forget_output()
@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"supervit: error: {printable(reason)}", file=sys.stderr)
         _forget_output()
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as interrupt:
+        _forget_output()
+        raise SystemExit(report_interrupt(interrupt, output)) from None
 
 
 def _show_warning(
@@ -85,14 +86,6 @@ def _show_warning(
     text = f"supervit: warning: {message}\n" if is_ours else warnings.formatwarning(message, category, filename, lineno, line)
     with contextlib.suppress(OSError):  # nobody reads it
         print(text, end="", file=file or sys.stderr)
-
-
-def _exit_now(signum: int, _frame: object) -> None:
-    """What SIGINT and SIGTERM do while nothing can be lost: end the process with the status that shells give them.
-
-    KeyboardInterrupt gives tracebacks while modules are imported, or is swallowed there.
-    """
-    os._exit(128 + signum)
 
 
 def _prepare_streams() -> None:
@@ -113,7 +106,7 @@ def _forget_output() -> None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], output: Output) -> None:
     for index, argument in enumerate(arguments):
         if not argument or "\0" in argument:
             after = f" after {arguments[index - 1]!r}" if index else ""
@@ -134,10 +127,10 @@ def _run(arguments: list[str]) -> None:
     elif name == "train":
         _train(rest)
     else:
-        command = parse(COMMANDS[name], rest, f"supervit {name}")
-        if signal.getsignal(signal.SIGINT) is _exit_now:  # files that are being written are tidied up
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        command.run()
+        with _naming_flags(COMMANDS[name]):
+            command = parse(COMMANDS[name], rest, f"supervit {name}")
+            raise_at_signals(output)
+            command.run()
 
 
 def _train(arguments: list[str]) -> None:
@@ -148,7 +141,8 @@ def _train(arguments: list[str]) -> None:
         recipe, config, rest = commands.open_settings(arguments)
         about = describe_recipe(recipe) if recipe is not None else str(commands.Train.__doc__)
         program = f"supervit train {recipe or ''} --config FILE".replace("  ", " ")
-        commands.Train(parse(type(config), rest, program, config, about), recipe).run()
+        with _naming_flags(type(config), config):
+            commands.Train(parse(type(config), rest, program, config, about), recipe).run()
     elif name == "--list":
         commands.list_recipes()
     elif name in _HELP:
@@ -164,7 +158,8 @@ def _train(arguments: list[str]) -> None:
         raise InputError(f"{printable(name)!r} comes before a recipe; write supervit train RECIPE [options], see --list")
     else:
         config, program = load_recipe(name), f"supervit train {name}"
-        commands.Train(parse(type(config), rest, program, config, describe_recipe(name)), name).run()
+        with _naming_flags(type(config), config):
+            commands.Train(parse(type(config), rest, program, config, describe_recipe(name)), name).run()
 
 
 def parse(command: type, arguments: list[str], program: str, default: Any = None, about: str = "") -> Any:
@@ -188,7 +183,7 @@ def parse(command: type, arguments: list[str], program: str, default: Any = None
     for argument in arguments:
         flag = argument.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known:
-            raise _unknown_option(flag, known, program)
+            raise _unknown_option(flag, known, program, options)
     said, kind = io.StringIO(), {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
@@ -197,6 +192,16 @@ def parse(command: type, arguments: list[str], program: str, default: Any = None
         _raise_reason(stop, said.getvalue(), options, arguments, program)
     _check_numbers(made)
     return made
+
+
+@contextlib.contextmanager
+def _naming_flags(command: type, default: Any = None) -> Iterator[None]:
+    """A block whose errors name options as this command has them, not as fields of a config in Python."""
+    try:
+        yield
+    except SuperViTError as error:
+        error.args = (in_flags(str(error), options_of(command, default)),)
+        raise
 
 
 def _print_help(text: str) -> NoReturn:
@@ -223,8 +228,13 @@ def _raise_reason(stop: SystemExit, said: str, options: list[Option], arguments:
     raise InputError(f"{text}; see {program} --help") from None
 
 
-def _unknown_option(flag: str, known: Sequence[str], program: str) -> InputError:
-    """The error for a misspelt option: the near ones of this command, also those with its last part."""
+def _unknown_option(flag: str, known: Sequence[str], program: str, options: Sequence[Option] = ()) -> InputError:
+    """The error for a misspelt option: the near ones of this command, also those with its last part; or what has no flag."""
+    places = {f"--{option.metavar.partition(' ')[0].lower()}": option.metavar for option in options if not option.flags}
+    for near in difflib.get_close_matches(flag, [*places, *known], n=1):
+        if near in places:
+            usage = usage_of(program, [*options])
+            return InputError(f"unknown option {printable(flag, 60)!r}; {places[near]} is written without one, {usage}")
     last = flag.rpartition(".")[2].lstrip("-")
     same = [each for each in known if each.rpartition(".")[2].lstrip("-") == last]
     if same:

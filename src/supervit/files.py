@@ -6,13 +6,46 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from supervit.errors import InputError, reason_of
 
 _MOST_JSON_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Output:
+    """What has been written since it is recorded."""
+
+    directories: list[Path] = field(default_factory=list)
+    """Those that were made."""
+    files: list[Path] = field(default_factory=list)
+    """Those that were written whole."""
+
+    def remove_empty(self) -> None:
+        """Remove the directories that were made and hold nothing."""
+        for directory in sorted(set(self.directories), key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # it holds something, or is gone
+                directory.rmdir()
+
+
+_output: ContextVar[Output | None] = ContextVar("output", default=None)
+
+
+@contextmanager
+def recording_output() -> Iterator[Output]:
+    """A block that leaves no empty directory behind, however it ends; gives what is written in it."""
+    output = Output()
+    token = _output.set(output)
+    try:
+        yield output
+    finally:
+        _output.reset(token)
+        output.remove_empty()
 
 
 def make_directory(directory: Path) -> Path:
@@ -22,7 +55,10 @@ def make_directory(directory: Path) -> Path:
         InputError: it cannot be made or written.
     """
     try:
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
+        if (output := _output.get()) is not None:
+            output.directories.extend(missing)
         probe = directory / f".write-test-{_writer()}"
         probe.touch()
         probe.unlink()
@@ -54,6 +90,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(rights)  # some writers replace the file by one that its owner alone may read
         temporary.replace(path)
+        if (output := _output.get()) is not None:
+            output.files.append(path)
     except OSError as error:
         raise InputError(
             f"cannot write {str(path)!r} ({error.strerror or reason_of(error)}); make room or name another"

@@ -25,7 +25,7 @@ from torchvision.transforms.functional import hflip, resized_crop
 from supervit.augmentation import create_augmentation
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.files import refusing, whole_file
+from supervit.files import make_directory, refusing, whole_file
 from supervit.weights import check_tensors, read_pickle
 
 _GEOMETRIC = frozenset({"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY", "TranslateXRel", "TranslateYRel"})
@@ -82,7 +82,8 @@ def write_label_map(path: Path, scores: Tensor, classes: Tensor) -> None:
         classes: Their class indices (k, h, w).
     """
     form = torch.float16 if classes.max() <= _LARGEST_HALF else torch.float32
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        make_directory(path.parent)
     with whole_file(path) as temporary:
         torch.save(torch.stack([scores.to(form), classes.to(form)]).cpu(), temporary)
 

@@ -135,18 +135,18 @@ def bad_commands(tmp_path):
         "no file": (["convert", "nowhere", str(tmp_path / "out")], "no such file or directory: 'nowhere'"),
         "output": (["convert", model, str(tmp_path / "file/out")], "cannot write to"),
         "data": (["evaluate", model, "--data.root", str(tmp_path / "data")], "holds no class folders"),
-        "classes": (["evaluate", model, "--data.name", "digits"], "the data's classes"),
+        "classes": (["evaluate", model, "--data.name", "digits"], "the classes of the data ("),
         "source": (["evaluate", model, "--data.name", "digit"], "did you mean digits"),
         "device": (["benchmark", "deit_tiny", "--device", "gpu"], "device 'gpu' cannot be used"),
         "no images": (["predict", model], "no images; name at least one file"),
         "no root": (["train", "image_folder", "--out", str(tmp_path / "run")], "needs the folder of the data"),
         "class count": (["evaluate", nameless, "--data.name", "digits"], "the data have 10 classes, the model 3"),
         "damaged image": (["evaluate", nameless, "--data.root", str(tmp_path / "three"), "--repeats", "0"], "cannot be read"),
-        "policy": (["train", "digits", "--data.auto-augment", "foo"], "auto_augment 'foo' is not a policy"),
-        "mlp ratio": (["train", "digits", "--model.mlp-ratio", "-1"], "mlp_ratio -1.0 must be more than 0"),
-        "weight decay": (["train", "digits", "--weight-decay", "-1"], "weight_decay -1.0 must be at least 0"),
+        "policy": (["train", "digits", "--data.auto-augment", "foo"], "--data.auto-augment 'foo' is not a policy"),
+        "mlp ratio": (["train", "digits", "--model.mlp-ratio", "-1"], "--model.mlp-ratio -1.0 must be more than 0"),
+        "weight decay": (["train", "digits", "--weight-decay", "-1"], "--weight-decay -1.0 must be at least 0"),
         "epochs": (["train", "digits", "--epochs", "0"], "epochs 0 must be more than 0"),
-        "heads": (["train", "digits", "--model.num-heads", "7"], "is not a multiple of num_heads 7"),
+        "heads": (["train", "digits", "--model.num-heads", "7"], "is not a multiple of --model.num-heads 7"),
     }
 
 

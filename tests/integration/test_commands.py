@@ -346,4 +346,4 @@ def test_predictions_are_a_table_with_text_on_the_left_and_numbers_on_the_right(
     assert rows[1].startswith("|   ")
     with pytest.raises(SystemExit):
         main(["predict", saved, pictures, "--top-k", "0"])
-    assert "top_k 0 must be at least 1" in capsys.readouterr().err
+    assert "--top-k 0 must be at least 1" in capsys.readouterr().err

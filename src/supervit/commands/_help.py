@@ -8,9 +8,10 @@ marker or option of `tyro.cli` (1.0) changes these. What is listed here also fin
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -25,11 +26,12 @@ _INDENT = 26
 _NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 _GROUPS = {
     "data": ("split", "images", "calibration_images", "timed_images"),
-    "output": ("out", "form", "top_k", "draw", "draw_complexities", "plot", "tensorboard", "wandb", "log_every"),
+    "output": ("out", "overwrite", "form", "top_k", "draw", "draw_complexities", "plot", "tensorboard", "wandb", "log_every"),
     "run": ("resume", "seed", "device", "threads", "batch_size", "batch_sizes", "repeats", "warmup", "workers"),
     "checkpoints": ("save_every", "save_minutes", "keep_checkpoints", "eval_every"),
     "model": ("init",),
 }
+_ABOUT_FILE = re.compile(r"\.(json|ya?ml)'")
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
@@ -96,6 +98,29 @@ def options_of(command: type, default: Any = None, prefix: str = "", group: str 
             flags, metavar = (), each.name.upper() + (" ..." if get_origin(inner) is tuple else "")
         where = "arguments" if is_positional else group or _GROUP_OF.get(each.name, "options")
         yield Option(flags, metavar, documentation.get(each.name, ""), where, value)
+
+
+def in_flags(text: str, options: Iterable[Option]) -> str:
+    """A message with the flags of a command's options in the place of their names in Python.
+
+    A name of one word is one where a value stands behind it, as in `lr 0`. A name that several options end in stays, unless
+    all of it is there (`data.batch_size`); and in a message about a file of settings all do, as the file has them so.
+    """
+    if _ABOUT_FILE.search(text):
+        return text
+    flags: dict[str, list[str]] = {}
+    for option in options:
+        for flag in option.flags[:1]:
+            name = flag.removeprefix("--").replace("-", "_")
+            for known in {name, name.rpartition(".")[2]}:
+                flags.setdefault(known, []).append(flag)
+    for name, found in flags.items():
+        shape = rf"(?<![\w./'-]){re.escape(name)}(?![\w./'-])"
+        if not re.search("[_.]", name):
+            shape = rf"{shape}(?= ?=| (-?\d|-?inf|nan|None))|^{name}(?= ')"
+        if len(found) == 1:
+            text = re.sub(shape, found[0], text)
+    return text
 
 
 def _default(each: "dataclasses.Field[Any]", instance: Any) -> Any:

@@ -124,24 +124,25 @@ def parse_points(texts: Sequence[str], menu: Sequence[Complexity]) -> list[Compl
     return [Complexity.of(text) for text in texts] or list(menu)
 
 
-def check_classes(classes: Sequence[str], config: SuperViTConfig, *, is_listed: bool = False) -> None:
+def check_classes(classes: Sequence[str], config: SuperViTConfig, data: str = "the data", *, is_listed: bool = False) -> None:
     """Refuse data whose class indices are not the model's.
 
     Args:
         classes: Classes of the data in index order.
         config: Of the model.
+        data: What the data are called.
         is_listed: Whether the user gave their order. Names of another kind than the model's (`n01440764` and `tench`, not
             one in common) are then taken to be in it.
     """
     is_same = tuple(classes) == config.class_names or (is_listed and not set(classes) & set(config.class_names))
     if config.class_names and not is_same:
         raise InputError(
-            f"the data's classes ({', '.join(classes[:5])}, ...) are not the model's "
+            f"the classes of {data} ({', '.join(classes[:5])}, ...) are not the model's "
             f"({', '.join(config.class_names[:5])}, ...); use the data it was trained for, or give --data.class-list"
         )
     if len(classes) != config.num_classes:
         raise InputError(
-            f"the data have {len(classes)} classes, the model {config.num_classes}; give --data.class-list, "
+            f"{data} have {len(classes)} classes, the model {config.num_classes}; give --data.class-list, "
             "a file with one class folder name per line in the model's order"
         )
 
@@ -154,7 +155,8 @@ def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> "Ep
     from supervit.limits import check_bytes
 
     dataset = open_dataset(data, split, config)
-    check_classes(dataset.classes, config, is_listed=data.class_list is not None)
+    name = "the data" if data.root is None else f"the data in {str(data.root)!r}"
+    check_classes(dataset.classes, config, name, is_listed=data.class_list is not None)
     batch = min(data.batch_size, len(dataset))  # before they are read into memory
     check_bytes(f"batches of {batch} images", 4 * batch * config.in_chans * config.image_size**2, torch.device("cpu"))
     return EpochLoader(dataset, data.batch_size, data.workers, max_damaged=data.max_damaged)

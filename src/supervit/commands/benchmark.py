@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from supervit.commands._opening import Points, RunOptions, parse_points
+from supervit.commands._output import check_output
 from supervit.commands._report import print_report
 from supervit.files import make_directory
 
@@ -28,6 +29,8 @@ class Benchmark:
     """Limit of the whole timing, beyond which fewer batches are timed; 0 for none (the paper's protocol)."""
     out: Path | None = None
     """Directory for results.csv, results.json and results.md."""
+    overwrite: bool = False
+    """Write over results of another model or other data in `out`."""
     run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:
@@ -40,6 +43,8 @@ class Benchmark:
         is_stored = Path(self.model).exists()
         runtime = self.run_by.open(self.model) if is_stored else self.run_by.run(create_model(self.model).eval())
         points = parse_points(self.complexities, runtime.points)
+        facts = {"model": self.model, "data": None, "runtime": runtime.name, "precision": runtime.precision}
+        check_output(self.out, "results.json", facts, overwrite=self.overwrite)
         counts = (self.batch_size, self.repeats, self.warmup)
         throughputs = measure_throughput(runtime, points, *counts, seconds=self.seconds)
         context = {"model": self.model, "batch_size": self.batch_size, "repeats": self.repeats, **runtime_environment(runtime)}

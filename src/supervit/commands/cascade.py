@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from supervit.commands._opening import Points, RunOptions, open_loader, parse_points, print_damaged
+from supervit.commands._output import check_output
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
 from supervit.files import make_directory, write_json
@@ -53,6 +54,8 @@ class Cascade:
     """Seed of the halves."""
     out: Path | None = None
     """Directory for ladder.json, cascade.json and the plot."""
+    overwrite: bool = False
+    """Write over results of another model or other data in `out`."""
     run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:
@@ -76,12 +79,15 @@ class Cascade:
             make_directory(self.out)
         runtime = self.run_by.open(self.model)
         points = parse_points(self.complexities, runtime.points)
+        setup = asdict(Setup.of(runtime))
+        facts = {f"setup.{name}": setup[name] for name in ("model", "runtime", "precision")}
+        report: dict[str, Any] = {"data": str(self.data.root or self.data.name), "split": self.split}
+        check_output(self.out, "cascade.json", facts | report, overwrite=self.overwrite)
         loader = open_loader(self.data, self.split, runtime.model_config)
         answers = collect_answers(runtime, (batch[:2] for batch in loader.epoch()), points, self.confidence)
         print_damaged(loader)
         found = self._search(answers, runtime)
-        report: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
-        report |= {"batch_size": self.data.batch_size, "setup": asdict(Setup.of(runtime))}
+        report = {"model": self.model, **report, "batch_size": self.data.batch_size, "setup": setup}
         report |= {name: [_record(each, {}) for each in line] for name, line in vars(found).items()}
         if self.out is not None:  # now, as the target may be out of reach
             (self.out / "ladder.json").unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from supervit.commands._opening import Overrides
+from supervit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,20 @@ class Convert:
     """Weights file or directory: released SuperViT, or DeiT/ViT with timm's or Hugging Face's names."""
     out: tyro.conf.Positional[Path]
     """Directory to write model.safetensors and config.json into."""
+    overwrite: bool = False
+    """Write over weights that are there."""
     overrides: Overrides = field(default_factory=Overrides)
 
     def run(self) -> None:
         """Load, then write."""
         from supervit.checkpoints import load
         from supervit.macs import macs
+        from supervit.storage import CONFIG_FILE, WEIGHTS_FILE
 
+        if not self.overwrite and (there := [name for name in (WEIGHTS_FILE, CONFIG_FILE) if (self.out / name).exists()]):
+            raise InputError(
+                f"{str(self.out)!r} has {' and '.join(there)} already; name another directory, or write over them: --overwrite"
+            )
         model = load(self.source, **self.overrides.given())
         model.save(self.out)
         config = model.config

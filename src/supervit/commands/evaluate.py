@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 
 from supervit.commands._opening import Overrides, Points, RunOptions, open_loader, parse_points, print_damaged
+from supervit.commands._output import check_output
 from supervit.commands._report import print_report
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
@@ -31,6 +32,8 @@ class Evaluate:
     """Limit of that timing, beyond which fewer batches are timed; 0 for none."""
     out: Path | None = None
     """Directory for results.csv, results.json, results.md and the plot, and the same of each class: classes.csv, confusion."""
+    overwrite: bool = False
+    """Write over results of another model or other data in `out`."""
     run_by: RunOptions = field(default_factory=RunOptions)
     overrides: Overrides = field(default_factory=Overrides)
 
@@ -39,6 +42,7 @@ class Evaluate:
         from supervit.evaluate import evaluate, measure_throughput, runtime_environment, tabulate
         from supervit.per_class import ClassCounts, write_per_class
         from supervit.pictures import check_plotting
+        from supervit.report import write_report
 
         if self.repeats < 0 or not self.seconds >= 0:
             raise InputError(f"repeats {self.repeats} and seconds {self.seconds} must be at least 0")
@@ -47,20 +51,23 @@ class Evaluate:
             make_directory(self.out)
         runtime = self.run_by.open(self.model, **self.overrides.given())
         config, points = runtime.model_config, parse_points(self.complexities, runtime.points)
+        facts: dict[str, Any] = {"fingerprint": runtime.fingerprint(), "data": str(self.data.root or self.data.name)}
+        facts |= {"split": self.split, "runtime": runtime.name, "precision": runtime.precision}
+        check_output(self.out, "results.json", facts, overwrite=self.overwrite)
         loader = open_loader(self.data, self.split, config)
         counts = ClassCounts()
         on_answers = None if self.out is None else counts.add
         accuracies = evaluate(runtime, loader.epoch(), points, on_answers=on_answers)
         print_damaged(loader)
         batch_size = self.data.batch_size
-        throughputs = None
-        if self.repeats:
-            throughputs = measure_throughput(runtime, points, batch_size, self.repeats, seconds=self.seconds)
-        results = tabulate(config, points, accuracies, throughputs)
-        context: dict[str, Any] = {"model": self.model, "data": str(self.data.root or self.data.name), "split": self.split}
-        context |= {"images": next(iter(accuracies.values())).images, "batch_size": batch_size, "repeats": self.repeats}
-        context |= {"fingerprint": runtime.fingerprint(), **runtime_environment(runtime)}
-        if self.out is not None:
+        context = {"model": self.model, **facts, "images": next(iter(accuracies.values())).images, "batch_size": batch_size}
+        context |= {"repeats": self.repeats, **runtime_environment(runtime)}
+        results = tabulate(config, points, accuracies)
+        if self.out is not None:  # now, as the timing may be stopped
             dearest = max(results, key=lambda result: result.macs).complexity
             write_per_class(counts, loader.dataset.classes, dearest, self.out)
+            write_report(results, self.out, context, plot=False)
+        if self.repeats:
+            throughputs = measure_throughput(runtime, points, batch_size, self.repeats, seconds=self.seconds)
+            results = tabulate(config, points, accuracies, throughputs)
         print_report(results, self.out, context)

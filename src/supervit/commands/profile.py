@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import tyro
 
 from supervit.commands._opening import Points, RunOptions, parse_points
+from supervit.commands._output import check_output
 from supervit.complexity import Complexity
 from supervit.errors import InputError
 from supervit.fields import checked
@@ -36,10 +37,13 @@ class Profile:
     """The results.json of `supervit evaluate --out` for the same model and precision: adds accuracies, Pareto set and plot."""
     out: Path | None = None
     """Directory for costs.json and the plot."""
+    overwrite: bool = False
+    """Write over results of another model or other data in `out`."""
     run_by: RunOptions = field(default_factory=RunOptions)
 
     def run(self) -> None:
         """Print the rows, the Pareto set if accuracies are known, write both."""
+        from supervit.cost_table import Setup
         from supervit.figures import draw_costs
         from supervit.pictures import check_plotting, picture_files
         from supervit.profiling import profile
@@ -50,6 +54,9 @@ class Profile:
                 check_plotting()
         measured = None if self.accuracies is None else Accuracies.load(self.accuracies)
         runtime = self.run_by.open(self.model)
+        setup = vars(Setup.of(runtime))
+        facts = {f"setup.{name}": setup[name] for name in ("model", "device", "runtime", "precision")}
+        check_output(self.out, "costs.json", facts, overwrite=self.overwrite)
         top1 = {} if measured is None else measured.of(runtime)
         standard_errors = {} if measured is None else measured.standard_errors
         points = parse_points(self.complexities, runtime.points)

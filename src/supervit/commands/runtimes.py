@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from supervit.commands._opening import Points, open_loader, parse_points, print_damaged
+from supervit.commands._output import check_output
 from supervit.config import SuperViTConfig
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError, reason_of
@@ -52,6 +53,8 @@ class Runtimes:
     """Seed of the images."""
     out: Path | None = None
     """Directory for runtimes.json and its picture."""
+    overwrite: bool = False
+    """Write over results of another model or other data in `out`."""
 
     def run(self) -> None:
         """Print a row for each runtime and operating point, and the best one."""
@@ -73,13 +76,15 @@ class Runtimes:
             make_directory(self.out)
         device = pick_device(self.device)
         model = load(self.model)
+        facts = {"fingerprint": model.fingerprint(), "data": str(self.data.root or self.data.name), "split": self.split}
+        check_output(self.out, "runtimes.json", facts, overwrite=self.overwrite)
         menu = list(model.config.space)
         points = parse_points(self.complexities, (menu[0], model.config.space.largest))
         drawn = self._draw(model.config)
         for found in available_runtimes(device.type):
             if found.obstacle:
                 print(f"not here: {found.name} {found.precision}, {found.obstacle}")
-        measured = _Measured(self._settings(drawn) | environment(device), self.out)
+        measured = _Measured(facts | self._settings(drawn) | environment(device), self.out)
         rows = compare_runtimes(
             model.to(device), drawn.images, drawn.labels, points,
             calibration=drawn.calibration, device=str(device), threads=self.threads,
@@ -127,8 +132,8 @@ class Runtimes:
 
     def _settings(self, drawn: "_Drawn") -> dict[str, Any]:
         used = {"images": len(drawn.images), "calibration_images": 0 if drawn.calibration is None else len(drawn.calibration)}
-        settings = {name: getattr(self, name) for name in ("model", "split", "max_loss", "repeats", "seed")}
-        return settings | used | {"data": str(self.data.root or self.data.name), "batch_size": self.data.batch_size}
+        settings = {name: getattr(self, name) for name in ("model", "max_loss", "repeats", "seed")}
+        return settings | used | {"batch_size": self.data.batch_size}
 
 
 @dataclass(frozen=True)

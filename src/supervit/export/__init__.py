@@ -48,7 +48,7 @@ from supervit.export._describe import (
 from supervit.export._graph import AnyComplexity, Graph, Interface, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.fields import from_plain
-from supervit.files import read_object, refusing, write_json
+from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.plugins import import_extra, load_plugin, plugin_names
@@ -163,7 +163,8 @@ def export_model(
     plugin = load_plugin(sys.modules[__name__], target)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        make_directory(out.parent)
+        temporary.mkdir()
         with progress_bar("export", 3, "step") as advance:
             graph = trace(model, points)
             report = _describe(graph, target, precision, model.fingerprint())
