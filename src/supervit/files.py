@@ -54,6 +54,7 @@ def make_directory(directory: Path) -> Path:
     Raises:
         InputError: it cannot be made or written.
     """
+    check_name(directory)
     try:
         missing = [path for path in (directory, *directory.parents) if not path.exists()]
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,9 +82,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     The file gets the rights of the user's umask, whatever library writes it; where writing fails nothing is left.
 
     Raises:
-        InputError: the disk is full or the directory cannot be written.
+        InputError: the disk is full, the directory cannot be written, or no file can have this name.
     """
-    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
+    temporary = check_name(path).with_name(f".{path.name}.{_writer()}.tmp")
     try:
         temporary.touch()
         rights = temporary.stat().st_mode
@@ -129,6 +130,21 @@ def refusing(what: str, fix: str) -> Iterator[None]:
         raise InputError(f"{what} ({error}); {fix}") from error
 
 
+def check_name(path: Path) -> Path:
+    """The path, where files can have such a name.
+
+    Raises:
+        InputError: it holds a NUL, or a surrogate, which JSON may hold and no file system takes.
+    """
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise InputError(f"{str(path)!r} holds characters that no file's name can have; name another")
+    return path
+
+
 def check_regular(path: Path) -> Path:
     """The path of an ordinary file; reading a pipe would wait for ever, reading a device never end.
 
@@ -147,7 +163,7 @@ def read_json(path: Path) -> Any:
         InputError: why it cannot be read: missing, larger than 64 MiB, nested too deep, or no JSON, which has no NaN nor
             infinities.
     """
-    return parse_json(_read_bounded(path))
+    return parse_json(read_bounded(path))
 
 
 def read_json_lines(path: Path) -> tuple[list[Any], int]:
@@ -159,7 +175,7 @@ def read_json_lines(path: Path) -> tuple[list[Any], int]:
         InputError: why the file cannot be read: missing, or larger than 64 MiB.
     """
     values, damaged = [], 0
-    for line in _read_bounded(path).split(b"\n")[:-1]:
+    for line in read_bounded(path).split(b"\n")[:-1]:
         try:
             values.append(parse_json(line))
         except InputError:
@@ -167,16 +183,19 @@ def read_json_lines(path: Path) -> tuple[list[Any], int]:
     return values, damaged
 
 
-def _read_bounded(path: Path) -> bytes:
+def read_bounded(path: Path, most_bytes: int = _MOST_JSON_BYTES) -> bytes:
+    """The content of a small file from anywhere; `refusing` says which file it was and what to do.
+
+    Raises:
+        InputError: why it cannot be read: missing, no ordinary file, or larger than `most_bytes`.
+    """
     try:
-        with check_regular(path).open("rb") as file:
-            content = file.read(_MOST_JSON_BYTES + 1)
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        raise InputError(getattr(error, "strerror", None) or reason_of(error)) from error
-    if len(content) > _MOST_JSON_BYTES:
-        raise InputError(f"it is larger than the {_MOST_JSON_BYTES >> 20} MiB that such a file may have")
+        with check_regular(check_name(path)).open("rb") as file:
+            content = file.read(most_bytes + 1)
+    except OSError as error:
+        raise InputError(error.strerror or reason_of(error)) from error
+    if len(content) > most_bytes:
+        raise InputError(f"it is larger than the {most_bytes >> 20} MiB that such a file may have")
     return content
 
 
@@ -213,10 +232,10 @@ def file_digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is no ordinary file.
     """
     try:
-        with path.open("rb") as file:
+        with check_regular(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {str(path)!r} ({error.strerror})") from error

@@ -41,6 +41,9 @@ def make(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, list[Door]
     elif draw < 0.13:
         put_no_file(file, rng)
         done = "no file"
+        if follows:  # nor in the report
+            values = json.loads(report.read_text())
+            report.write_text(json.dumps({**values, "files": {k: v for k, v in values["files"].items() if k != file.name}}))
     is_wrong = file.stem == "model" and not follows and content != before
     return f"{'wrong: ' * is_wrong}{name}, {file.name}, {done}", doors
 

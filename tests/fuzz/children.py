@@ -9,6 +9,7 @@ import shutil
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.fuzz.judge import Verdict, judge, listen
@@ -143,18 +144,25 @@ def _messages(kind: str, number: int, seed: int, workshop: Workshop, keep: Path 
     yield {"begins": (number, "being made", "")}
     try:
         what, doors = case(kind, number, seed, here, workshop)
+        what = _plain(what, workshop)
     except Exception:
         yield Verdict(kind, number, "being made", "", "harness", traceback.format_exc()[-2000:], 0.0, 0.0).to_dict()
         doors = []
     for door in doors:
         yield {"begins": (number, what, door[0])}
         verdict = judge(kind, number, what, door, here)
+        verdict = replace(verdict, detail=_plain(verdict.detail, workshop))
         if verdict.is_fault and keep is not None:
             shutil.copytree(here, keep / f"{kind}-{number}", symlinks=True, dirs_exist_ok=True, ignore=_no_special_files)
         yield verdict.to_dict()
     os.chdir(workshop.root)
     shutil.rmtree(folder, ignore_errors=True)
     yield {"ends": number}
+
+
+def _plain(text: str, workshop: Workshop) -> str:
+    """A text without the folder of this run, and with what is no text as escapes."""
+    return text.replace(str(workshop.root), "WORK").encode(errors="backslashreplace").decode()
 
 
 def _no_special_files(folder: str, names: list[str]) -> list[str]:

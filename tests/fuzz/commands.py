@@ -67,6 +67,8 @@ def make(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, list[Door]
     (folder / "cat.jpg").write_bytes(picture_bytes())
     (folder / "bad.jpg").write_bytes(picture_bytes()[:300])
     (folder / "text.txt").write_text("no image\n")
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "pipe.yaml")
     told = json.loads((workshop.run_folder / "train_config.json").read_text())
     (folder / "run.json").write_bytes(as_json(mutated_value(told, rng), rng))
     (folder / "run.yaml").write_bytes(mutated(_YAML, rng) if rng.random() < 0.5 else rng.choice(_ODD_YAML))
@@ -77,7 +79,8 @@ def make(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, list[Door]
         _change(name, arguments, rng, values)
     line = [name, *arguments] if rng.random() < 0.97 else rng.choice(_ODD_LINES)
     is_right = is_right and (name, tuple(line[1:])) in templates(workshop)
-    return f"{'right: ' * is_right}{shlex.join(line)[:300]}", [(f"supervit {name}", lambda: run(line))]
+    said = shlex.join(line).replace(str(workshop.root), "WORK")
+    return f"{'right: ' * is_right}{said[:300]}", [(f"supervit {name}", lambda: run(line))]
 
 
 _ODD_LINES = (
@@ -111,11 +114,13 @@ def templates(workshop: Workshop) -> list[tuple[str, tuple[str, ...]]]:
         ("train", _training("image_folder", workshop)), ("train", _training("deit_small", workshop)),
     ]  # fmt: skip
     for model in models:
+        trust = ["--trust"] if model == str(workshop.artefacts.get("torch_export")) else []  # which asks for it
         found += [
-            ("predict", (model, "cat.jpg", "--form", "json", "--complexity", "4")),
-            ("predict", (model, "cat.jpg", "text.txt", ".")),
-            ("evaluate", (model, *data, "--complexities", "4", "--repeats", "0")),
-            ("evaluate", (model, *data, "--complexities", "4", "--repeats", "1", "--data.batch-size", "2", "--out", "out")),
+            ("predict", (model, "cat.jpg", *trust, "--form", "json", "--complexity", "4")),
+            ("predict", (model, "cat.jpg", "text.txt", ".", *trust)),
+            ("evaluate", (model, *data, *trust, "--complexities", "4", "--repeats", "0")),
+            ("evaluate", (model, *data, *trust, "--complexities", "4", "--repeats", "1", "--data.batch-size", "2",
+             "--out", "out")),
         ]  # fmt: skip
     return found
 
@@ -161,6 +166,7 @@ def _values(workshop: Workshop) -> list[str]:
         "bad.jpg",
         "text.txt",
         "text.txt/below",
+        "pipe",
         "cat.jpg/x",
         ".",
         "new/er/directory",
@@ -188,7 +194,7 @@ def _change(command: str, arguments: list[str], rng: Random, values: list[str]) 
             arguments += [flag[: rng.randrange(3, len(flag) + 1)] + rng.choice(("", "x", "s"))]
         case 3 | 4 | 5 if flags:
             flag = "--config" if "--config" in flags and rng.random() < 0.2 else rng.choice(flags)
-            value = rng.choice(("run.yaml", "run.json")) if flag == "--config" and rng.random() < 0.8 else value
+            value = rng.choice(("run.yaml", "run.json", "pipe.yaml")) if flag == "--config" and rng.random() < 0.8 else value
             count = rng.choice((0, 1, 1, 1, 1, 2))
             arguments += [flag, *([rng.choice(_COUNTS if _is_work(flag) else (value, value, rng.choice(_NUMBERS)))] * count)]
         case _:

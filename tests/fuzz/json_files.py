@@ -128,6 +128,8 @@ def _run(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, list[Door]
     run = copied(workshop.run_folder, folder / "run")
     file = rng.choice((run / "train_config.json", *sorted(sorted((run / "checkpoints").iterdir())[-1].glob("*.json"))))
     damage(file, rng)
+    if rng.random() < 0.04:
+        put_no_file(rng.choice(sorted(path for path in run.rglob("*") if path.is_file())), rng)
     return f"{file.name} of a run", [("resume", resumed(workshop, run))]
 
 
@@ -163,6 +165,8 @@ def _hugging_face(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, l
     root = copied(workshop.hugging_face, folder / "data")
     file = rng.choice(sorted(root.rglob("*.json")))
     damage(file, rng)
+    if rng.random() < 0.04:
+        put_no_file(rng.choice(sorted(root.rglob("*.arrow"))), rng)
     return f"{file.name} of datasets", [
         ("hugging_face", lambda: read_all(SourceConfig("hugging_face", root, workers=0, batch_size=4)))
     ]

@@ -79,7 +79,7 @@ def judge(kind: str, number: int, what: str, door: Door, folder: Path) -> Verdic
     if outcome in ("answered", "refused"):
         if _heard:
             outcome, detail = "started", "; ".join(_heard[:3])
-        elif any(file.endswith("executed") for file in _files(folder)) or left:
+        elif any(Path(file).name == "executed" for file in _files(folder)) or left:
             outcome, detail = "left", ", ".join(sorted(left)[:5]) or "executed"
         elif seconds > MOST_SECONDS:
             outcome, detail = "slow", f"{seconds:.1f} s; {detail}"

@@ -59,7 +59,7 @@ def read_weights(path: Path) -> Stored:
     weights = content[found[0]] if found else content
     if isinstance(weights, Mapping):  # an epoch, a date, arguments may lie between the tensors
         weights = {name: value for name, value in weights.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not weights or not isinstance(weights, Mapping):
+    if not isinstance(weights, Mapping) or not weights:  # of a bare tensor one may not ask
         raise InputError(
             f"{str(path)!r} holds no weights; expected tensors by name, directly or under {', '.join(_CONTAINERS)}"
         )

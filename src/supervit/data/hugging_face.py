@@ -9,7 +9,7 @@ from PIL import Image
 
 from supervit.data import DamagedImage, Reading, SourceConfig, Split, naming_damage, read_image
 from supervit.errors import InputError, reason_of
-from supervit.files import read_object, refusing
+from supervit.files import check_regular, read_object, refusing
 
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "test")}  # the first that is there
 
@@ -101,6 +101,10 @@ def _import_datasets() -> ModuleType:
 def _load_folder(datasets: ModuleType, root: Path) -> Any:
     if not root.is_dir():  # load_dataset would look for it on the hub
         raise InputError(f"no folder {str(root)!r}; hugging_face expects what save_to_disk wrote or load_dataset reads")
+    with refusing(f"the data set {str(root)!r} is damaged", "write it anew"):
+        for path in root.rglob("*"):
+            if not path.is_dir():
+                check_regular(path)
     config = datasets.config
     names = (config.DATASETDICT_JSON_FILENAME, config.DATASET_STATE_JSON_FILENAME)
     for path in sorted(root.glob("*.json")) + sorted(root.glob("*/*.json")):

@@ -48,7 +48,7 @@ from supervit.export._describe import (
 from supervit.export._graph import AnyComplexity, Graph, Interface, calibration_feeds, trace
 from supervit.export._verify import differences
 from supervit.fields import from_plain
-from supervit.files import make_directory, read_object, refusing, write_json
+from supervit.files import check_name, make_directory, read_object, refusing, write_json
 from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.plugins import import_extra, load_plugin, plugin_names
@@ -126,7 +126,7 @@ def check_export(target: str, precision: str, points: Sequence[AnyComplexity], o
     asked = {Complexity.of(point) for point in points}
     if plugin.IS_STATIC and len(asked) != 1:
         raise InputError(f"{target} takes one operating point, not {len(asked) or 'the menu'}; name one, or use onnx")
-    if out.exists():
+    if check_name(out).exists():
         raise InputError(f"{str(out)!r} exists; name a new directory")
     for package, extra in (*plugin.PACKAGES, *((("nncf", "int8"),) if precision == "int8" else ())):
         import_extra(package, extra)

@@ -12,7 +12,7 @@ from torch import Tensor
 from supervit.config import PILLOW_MODES, SuperViTConfig
 from supervit.errors import InputError
 from supervit.export._graph import Interface, keep_counts
-from supervit.files import file_digest, write_text
+from supervit.files import check_regular, file_digest, refusing, write_text
 from supervit.model import SuperViT
 from supervit.modes import evaluation_mode
 
@@ -164,8 +164,12 @@ def check_files(directory: Path, files: Mapping[str, str]) -> None:
     """Refuse an artefact whose files are not those that were written.
 
     Raises:
-        InputError: a file is missing or has changed.
+        InputError: a file is missing or has changed, or is none that ends.
     """
+    with refusing(f"{str(directory)!r} is damaged", "export it again"):
+        for path in directory.iterdir():
+            if not path.is_dir():
+                check_regular(path)
     for name, digest in files.items():
         if Path(name).name != name:
             raise InputError(f"{str(directory)!r} names a file outside of itself, {name!r}; export it again")

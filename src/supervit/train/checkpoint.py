@@ -1,5 +1,6 @@
 """Checkpoints of a run: `checkpoints/step-00000700/{model.safetensors, config.json, training_state.pt, sha256.json}`."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -92,11 +93,20 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     state: Any = read_pickle(path)
     if not isinstance(state, dict) or set(state) != set(ENTRIES):
         raise InputError(f"{str(path)!r} has not the entries {', '.join(ENTRIES)}")
-    if not all(isinstance(state[name], dict) for name in ("trajectory", "versions")):
+    if not all(_is_plain(state[name]) for name in ("trajectory", "versions")):
         raise InputError(f"{str(path)!r} does not say what it was made with")
     if type(state["step"]) is not int or state["step"] != _step_of(checkpoint):
         raise InputError(f"{str(path)!r} is not of step {_step_of(checkpoint)}")
     return weights, state
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is an object of plain values, which can be compared: a tensor is neither equal to another nor not."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(value, dict)
 
 
 def set_aside(checkpoint: Path) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from supervit.backbones import config_from_dict
-from supervit.errors import InputError, reason_of
+from supervit.errors import InputError
 from supervit.fields import from_plain, updated
-from supervit.files import read_json, refusing, write_json
+from supervit.files import read_bounded, read_json, refusing, write_json
 from supervit.train.config import TrainConfig
 
 CONFIG_FILE = "train_config.json"
@@ -103,15 +103,10 @@ def _read_yaml(path: Path) -> Any:
             return super().compose_node(parent, index)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+    content = read_bounded(path, _MOST_YAML_BYTES)
     try:
-        if path.stat().st_size > _MOST_YAML_BYTES:
-            raise InputError(f"it has more than the {_MOST_YAML_BYTES >> 20} MiB that settings may have")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        return yaml.load(content.decode(), Loader)
     except RecursionError as error:
         raise InputError("it is nested too deep to be read") from error
-    except OSError as error:
-        raise InputError(error.strerror or reason_of(error)) from error
     except (yaml.YAMLError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"it is not YAML: {' '.join(str(error).split())[:200]}") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.distributed import World
 from supervit.errors import InputError
-from supervit.files import parse_json, whole_file
+from supervit.files import check_regular, parse_json, whole_file
 
 
 class Window:
@@ -101,7 +101,7 @@ def _mean(values: list[float]) -> float | None:
 
 def _cut_back(path: Path, step: int) -> None:
     """Leave out the entries beyond a step, and a line that was being written when a run was killed or the disk was full."""
-    with whole_file(path) as temporary, path.open("rb") as before, temporary.open("wb") as after:
+    with whole_file(path) as temporary, check_regular(path).open("rb") as before, temporary.open("wb") as after:
         after.writelines(line for line in before if line.endswith(b"\n") and not _is_beyond(line, step))
 
 

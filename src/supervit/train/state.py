@@ -64,7 +64,7 @@ def _check_tensors(what: str, found: Any, wanted: Mapping[str, Tensor], may_over
         raise InputError(f"{what} have not the names of the run's")
     for name, tensor in wanted.items():
         value = found[name]
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
             raise InputError(f"{name} in {what} is no plain tensor")
         if value.shape != tensor.shape or value.dtype != tensor.dtype:
             raise InputError(
