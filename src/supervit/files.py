@@ -1,5 +1,6 @@
 """Files: written whole or not at all with the rights that the user's umask gives, and JSON from strangers."""
 
+import errno
 import hashlib
 import json
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervit.errors import InputError, reason_of
+from supervit.errors import InputError, printable, reason_of
 
 _MOST_JSON_BYTES = 64 * 2**20
 
@@ -84,21 +85,22 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the disk is full, the directory cannot be written, or no file can have this name.
     """
-    temporary = check_name(path).with_name(f".{path.name}.{_writer()}.tmp")
+    temporary = check_name(path).with_name(f".{path.name[:40]}.{_writer()}.tmp")  # no name may have more than 255 bytes
     try:
         temporary.touch()
-        rights = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(rights)  # some writers replace the file by one that its owner alone may read
-        temporary.replace(path)
-        if (output := _output.get()) is not None:
-            output.files.append(path)
+        try:
+            rights = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(rights)  # some writers replace the file by one that its owner alone may read
+            temporary.replace(path)
+            if (output := _output.get()) is not None:
+                output.files.append(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"cannot write {str(path)!r} ({error.strerror or reason_of(error)}); make room or name another"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -134,14 +136,15 @@ def check_name(path: Path) -> Path:
     """The path, where files can have such a name.
 
     Raises:
-        InputError: it holds a NUL, or a surrogate, which JSON may hold and no file system takes.
+        InputError: it is too long, or holds a NUL or a surrogate, which JSON may hold and no file system takes.
     """
     try:
-        is_name = b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
-        raise InputError(f"{str(path)!r} holds characters that no file's name can have; name another")
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{printable(str(path), 100)!r} is too long for the name of a file; name another") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} holds characters that no file's name can have; name another") from error
     return path
 
 

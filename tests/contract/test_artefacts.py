@@ -125,6 +125,21 @@ def test_no_byte_of_any_file_changes_unnoticed(written, copy):
     open_artefact(copy, trust=True)
 
 
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_pipes_in_the_place_of_files_are_not_waited_for(written, copy, is_listed):
+    report = json.loads((copy / "export.json").read_text())
+    for name in list(report["files"]):
+        content = (copy / name).read_bytes()
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+        files = {key: value for key, value in report["files"].items() if is_listed or key != name}
+        (copy / "export.json").write_text(json.dumps({**report, "files": files}))
+        with pytest.raises(InputError):
+            open_artefact(copy, trust=True)
+        (copy / name).unlink()
+        (copy / name).write_bytes(content)
+
+
 def test_missing_files_are_named(written, copy):
     for path in list(copy.iterdir()):
         content = path.read_bytes()

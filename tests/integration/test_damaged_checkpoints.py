@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import shutil
 
@@ -99,6 +100,14 @@ def test_a_missing_file_or_a_folder_in_its_place_makes_no_difference(whole, brok
     assert_stands_at(opened(broken), whole, 2)
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(whole, broken, name):
+    newest = checkpoints(broken.out)[-1]
+    (newest / name).unlink()
+    os.mkfifo(newest / name)
+    assert_stands_at(opened(broken), whole, 4)
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "null", '{"config": 3}', "\x00\xff", "[" * 100_000])
 def test_the_settings_that_a_run_has_written_down_may_be_damaged(whole, broken, content):
     path = broken.out / "train_config.json"
@@ -120,6 +129,11 @@ def changed_tensor(tensors, change):
     tensors[name] = change(tensors[name])
 
 
+def endless(versions):
+    versions["torch"] = []
+    versions["torch"].append(versions["torch"])
+
+
 def with_nan(tensor):
     return torch.full_like(tensor, float("nan"))
 
@@ -134,6 +148,13 @@ STATES = {
     "no step": lambda state: state.update(step=None),
     "no trajectory": lambda state: state.update(trajectory=None),
     "no versions": lambda state: state.update(versions=None),
+    "tensors in the trajectory": lambda state: state["trajectory"].update(lr=torch.zeros(3)),
+    "tensors in the versions": lambda state: state["versions"].update(torch=[torch.zeros(3)]),
+    "a trajectory in itself": lambda state: state["trajectory"].update(lr=state["trajectory"]),
+    "a list in itself": lambda state: endless(state["versions"]),
+    "moments that are nested": lambda state: state["optimizer"][0].update(
+        exp_avg=torch.nested.nested_tensor([torch.zeros(3), torch.zeros(3)])
+    ),
     "no optimizer": lambda state: state.update(optimizer=None),
     "a list for an optimizer": lambda state: state.update(optimizer=[1, 2]),
     "parameter 1000": lambda state: state["optimizer"].update({1000: state["optimizer"][0]}),

@@ -1,6 +1,7 @@
 """What Hugging Face data sets make of layouts and faults that are their own."""
 
 import contextlib
+import os
 
 import datasets
 import numpy as np
@@ -130,3 +131,12 @@ def test_a_class_that_the_rows_do_not_name_is_damage(tmp_path):
     source = hugging_face.HuggingFaceImages(datasets.Dataset(table), "picture", "kind", CLASSES, Reading())
     with pytest.raises(DamagedImage, match="kind is 9"):
         source.read(1)
+
+
+def test_pipes_are_no_tables_of_a_data_set(tmp_path):
+    datasets.DatasetDict({"validation": hugging_face_rows(4)}).save_to_disk(tmp_path / "rows")
+    table = next((tmp_path / "rows").rglob("*.arrow"))
+    table.unlink()
+    os.mkfifo(table)
+    with pytest.raises(InputError, match=r"the data set '.*rows' is damaged \('.*\.arrow' is no ordinary file"):
+        open_dataset(SourceConfig("hugging_face", tmp_path / "rows"), "val", small_config())

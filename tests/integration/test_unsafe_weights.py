@@ -123,6 +123,26 @@ def test_many_tensors_of_the_same_values_are_refused(weights, tmp_path):
         READERS["pickle"]({**weights, **{f"blocks.{i}.x": same for i in range(2000)}}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.zeros(3),
+        torch.zeros(()),
+        torch.zeros(0),
+        [torch.zeros(3)],
+        {},
+        {1: torch.zeros(3)},
+        None,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("read", [supervit.load, read_state_dict, lambda path: read_label_map(path, 10)])
+def test_a_pickle_of_anything_but_tensors_by_name_holds_no_weights(content, tmp_path, read):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"holds no weights|w\.pth.* holds (a |torch)"):
+        read(tmp_path / "w.pth")
+
+
 class Called:
     """Calls what the unpickler of torch admits or not, when it is loaded."""
 

@@ -4,8 +4,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import supervit
+from supervit import Complexity, SuperViT
+from supervit.cascade import Ladder
 from supervit.errors import InputError, SuperViTError, printable
-from supervit.files import make_directory, read_json, read_object, refusing, whole_file, write_json, write_text
+from supervit.export import check_export
+from supervit.files import (
+    file_digest,
+    make_directory,
+    read_bounded,
+    read_json,
+    read_json_lines,
+    read_object,
+    refusing,
+    whole_file,
+    write_json,
+    write_text,
+)
+from supervit.runtimes import open_artefact
+from supervit.train.config_file import read_config
+from supervit.train.log import RunLog
+from tests.conftest import small_config
 
 
 @pytest.mark.parametrize(
@@ -36,12 +55,50 @@ def test_a_json_file_of_gigabytes_is_not_read(tmp_path):
         read_json(tmp_path / "file.json")
 
 
+READERS = {
+    "log.jsonl": lambda path: RunLog(path.parent),
+    "run.yaml": read_config,
+    "run.json": read_config,
+    "file.json": read_json,
+    "lines.jsonl": read_json_lines,
+    "small": read_bounded,
+    "weights": file_digest,
+}
+
+
+@pytest.mark.parametrize("name, read", READERS.items(), ids=READERS)
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path, kind):
-    path = tmp_path / "file.json"
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path, kind, name, read):
+    path = tmp_path / name
     {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": type(path).mkdir}[kind](path)
     with pytest.raises(InputError, match="no ordinary file|is a folder"):
-        read_json(path)
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
+def test_names_that_no_file_can_have_are_refused_in_one_line(tmp_path, name):
+    ladder = Ladder((Complexity.of("4"), Complexity.of("7")), (0.5,), model="x")
+    for use in (
+        *(lambda path, read=read: read(path) for read in (read_json, read_bounded)),
+        supervit.load,
+        open_artefact,
+        make_directory,
+        lambda path: make_directory(path / "below"),
+        lambda path: write_text(path, ""),
+        lambda path: ladder.save(path / "ladder.json"),
+        lambda path: check_export("torch_export", "float32", ["4"], path),
+        lambda path: SuperViT(small_config()).save(path),
+    ):
+        with pytest.raises(InputError) as error:
+            use(tmp_path / name)
+        assert str(error.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "日" * 85])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    write_text(tmp_path / name, "")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_what_is_written_can_be_read_and_has_no_nan(tmp_path):
