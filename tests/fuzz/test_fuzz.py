@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervit.errors import SuperViTError
-from tests.fuzz.judge import fault_of_message
+from tests.fuzz.judge import fault_of_message, judge
 from tests.fuzz.workshop import has
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +54,12 @@ def test_only_answers_and_refusals_in_a_line_come_out_in_bounded_time_and_memory
 )
 def test_messages_are_judged(message, fault):
     assert fault_of_message(message) == fault
+
+
+@pytest.mark.parametrize("name, outcome", [("; touch executed", "answered"), ("executed", "left"), ("out/executed", "left")])
+def test_what_a_case_executes_is_told_from_names_that_it_gives(tmp_path, name, outcome):
+    verdict = judge("commands", 0, "convert", ("supervit convert", lambda: (tmp_path / name).mkdir(parents=True)), tmp_path)
+    assert verdict.outcome == outcome
 
 
 @pytest.mark.parametrize("message", ["x" * 10_000, "red \x1b[31m", "two\nlines"])
