@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
-from supervit.files import make_directory, read_object, refusing, whole_file, write_json
+from supervit.files import check_name, make_directory, read_object, refusing, whole_file, write_json
 
 CONFIG_FILE = "config.json"
 EXPORT_FILE = "export.json"
@@ -34,8 +34,9 @@ def of_run(path: Path) -> Path:
     """The model in the directory of a run, RUN/model, where the path is that of a run; else the path itself.
 
     Raises:
-        InputError: the run has not ended; names its newest checkpoint.
+        InputError: the run has not ended; names its newest checkpoint. Or no path can have this name.
     """
+    check_name(path)
     if not path.is_dir() or (path / CONFIG_FILE).exists():
         return path
     if (path / MODEL_DIRECTORY / CONFIG_FILE).is_file():

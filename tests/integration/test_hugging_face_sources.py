@@ -13,7 +13,9 @@ from supervit.data import (
     Reading,
     SourceConfig,
     hugging_face,
+    open_dataset,
 )
+from tests.conftest import small_config
 from tests.data_sets import (
     BUILDERS,
     CLASSES,

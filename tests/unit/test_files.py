@@ -7,6 +7,8 @@ import pytest
 import supervit
 from supervit import Complexity, SuperViT
 from supervit.cascade import Ladder
+from supervit.checkpoints import is_ours
+from supervit.data import SourceConfig, open_dataset
 from supervit.errors import InputError, SuperViTError, printable
 from supervit.export import check_export
 from supervit.files import (
@@ -25,6 +27,7 @@ from supervit.runtimes import open_artefact
 from supervit.train.config_file import read_config
 from supervit.train.log import RunLog
 from tests.conftest import small_config
+from tests.data_sets import BUILDERS
 
 
 @pytest.mark.parametrize(
@@ -75,12 +78,19 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path, kind, name, read):
         read(path)
 
 
+def open_source(name, root):
+    return open_dataset(SourceConfig(name, root), "val", small_config())
+
+
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
 def test_names_that_no_file_can_have_are_refused_in_one_line(tmp_path, name):
     ladder = Ladder((Complexity.of("4"), Complexity.of("7")), (0.5,), model="x")
     for use in (
         *(lambda path, read=read: read(path) for read in (read_json, read_bounded)),
         supervit.load,
+        SuperViT.from_pretrained,
+        is_ours,
+        *(lambda path, source=source: open_source(source, path) for source in BUILDERS),
         open_artefact,
         make_directory,
         lambda path: make_directory(path / "below"),

@@ -21,7 +21,7 @@ from supervit.checkpoints._files import bare_names, check_floats, find_weights, 
 from supervit.checkpoints._shapes import check_kind
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, printable, warn_assumed
-from supervit.files import check_name, refusing
+from supervit.files import refusing
 from supervit.model import SuperViT
 from supervit.plugins import load_plugin, plugin_names
 from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, is_artefact, of_run, override, read_config
@@ -51,7 +51,7 @@ def load(source: str | Path, **overrides: Any) -> SuperViT:
         InputError: no such file, a run that has not ended, a damaged or unsafe file, an unknown format, a ViT of another kind,
             weights that are not finite, or that do not fit (all missing, unexpected and misshapen names are listed).
     """
-    path = of_run(check_name(Path(source)))
+    path = of_run(Path(source))
     if is_artefact(path):
         raise InputError(
             f"{str(source)!r} was written by supervit export for another runtime and cannot be loaded as a model; "

@@ -6,6 +6,7 @@ from typing import Literal
 
 from supervit.data._reading import Reading
 from supervit.errors import InputError
+from supervit.files import check_name
 from supervit.options import MAX_PIXELS, MOST_WORKERS
 
 Split = Literal["train", "val"]
@@ -59,11 +60,11 @@ class SourceConfig:
         """The folder of the data, for sources that need one.
 
         Raises:
-            InputError: none is given; says what it must hold (`layout`).
+            InputError: none is given; says what it must hold (`layout`). Or no folder can have this name.
         """
         if self.root is None:
             raise InputError(f"{self.name} needs the folder of the data, --data.root ({layout})")
-        return self.root
+        return check_name(self.root)
 
     def refuse(self, *options: str) -> None:
         """Check that these options, for which a source has no use, are not set.
