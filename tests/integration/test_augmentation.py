@@ -141,7 +141,7 @@ def test_a_killed_worker_is_told_in_one_line(seed):
 
 
 def test_the_command_line_tells_of_a_killed_worker_wherever_pytorch_does(monkeypatch, capsys):
-    def lose(_arguments):
+    def lose(_arguments, _output):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     monkeypatch.setattr("supervit.cli._run", lose)

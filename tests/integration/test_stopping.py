@@ -25,6 +25,18 @@ ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.fixture(autouse=True)
+def _heeded():
+    """Signals as a terminal sets them: `nohup` has SIGHUP ignored, which runs respect."""
+    before = {
+        signum: signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        for signum in SIGNALS
+    }
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     config = tiny_run(tmp_path_factory.mktemp("whole") / "run")
