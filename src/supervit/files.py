@@ -159,6 +159,21 @@ def check_regular(path: Path) -> Path:
     return path
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, which is made if need be.
+
+    Raises:
+        InputError: the disk is full, or the file cannot be written.
+    """
+    try:
+        with check_regular(path).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {str(path)!r} ({error.strerror or reason_of(error)}); make room, or move it away"
+        ) from error
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file from anywhere; `refusing` says which file it was and what to do.
 

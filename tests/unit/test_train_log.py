@@ -142,3 +142,9 @@ def test_the_papers_recipes_have_the_papers_numbers():
     for name, field in (("sizes_only", "keep_rates"), ("rates_only", "grid_sizes"), ("antialias", "resize")):
         one = load_recipe(name).model.to_dict()
         assert [key for key, value in deit.model.to_dict().items() if one[key] != value] == [field]
+
+
+def test_a_log_that_leads_nowhere_is_refused_in_one_line(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "log.jsonl")
+    with pytest.raises(InputError, match=r"cannot write '.*log\.jsonl' \(.*symbolic links.*\); make room, or move it away"):
+        RunLog(tmp_path).write("start", 0)

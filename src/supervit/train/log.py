@@ -14,7 +14,7 @@ from torch import Tensor
 from supervit.complexity import Complexity
 from supervit.distributed import World
 from supervit.errors import InputError
-from supervit.files import check_regular, parse_json, whole_file
+from supervit.files import append_line, check_regular, parse_json, whole_file
 
 
 class Window:
@@ -148,11 +148,13 @@ class RunLog:
             self._wandb = weights_and_biases.init(project=wandb, dir=directory, id=name, name=name, resume="allow")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """Append one entry; its numbers, also those one level down, go to the other logs as `event/name/key`."""
-        with self.path.open("a") as file:
-            file.write(
-                json.dumps({"time": round(time.time(), 3), "event": event, "step": step, **values}, allow_nan=False) + "\n"
-            )
+        """Append one entry; its numbers, also those one level down, go to the other logs as `event/name/key`.
+
+        Raises:
+            InputError: the log cannot be written.
+        """
+        entry = {"time": round(time.time(), 3), "event": event, "step": step, **values}
+        append_line(self.path, json.dumps(entry, allow_nan=False))
         numbers = {
             f"{event}/{name}": number
             for key, value in values.items()
