@@ -32,6 +32,7 @@ from torch import Tensor
 
 import supervit
 from supervit import SuperViT, SuperViTConfig
+from supervit.complexity import GridSize
 from supervit.data import evaluation_transform, open_image, read_for_grid, read_image
 from supervit.evaluate import environment
 from supervit.files import write_json
@@ -57,12 +58,12 @@ def compare_answers(answers: Sequence[Tensor], labels: Tensor) -> dict[str, floa
     return {name: 100 * share.double().mean().item() for name, share in shares.items()}
 
 
-def see(files: Sequence[bytes], config: SuperViTConfig, grid_size: int) -> tuple[Tensor, Tensor, float]:
-    """What the model sees (N, C, side, side) with full and with reduced decoding; mean difference in levels of 255."""
-    transform, side = evaluation_transform(config), config.patch_size * grid_size
+def see(files: Sequence[bytes], config: SuperViTConfig, grid_size: GridSize) -> tuple[Tensor, Tensor, float]:
+    """What the model sees (N, C, H, W) with full and with reduced decoding; mean difference in levels of 255."""
+    transform, size = evaluation_transform(config), config.pixels(grid_size)
     full, reduced = [], []
     for file in files:
-        full.append(resize_images(transform(read_image(file))[None], side, config.resize))
+        full.append(resize_images(transform(read_image(file))[None], size, config.resize))
         with open_image(file) as image:
             seen = read_for_grid(image, config, grid_size)
         reduced.append(full[-1] if seen is None else seen[None])

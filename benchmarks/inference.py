@@ -173,7 +173,7 @@ def runtime_ways(
 ) -> dict[str, Way]:
     """The operating points in a runtime."""
     config = model.config
-    shape = (options.calibration_images, config.in_chans, config.image_size, config.image_size)
+    shape = (options.calibration_images, config.in_chans, *config.pixels(config.grid_sizes[-1]))
     calibration = torch.randn(shape) if precision == "int8" else None
     runtime = open_runtime(name, model, RuntimeConfig(options.device, precision, options.threads, calibration))
 
@@ -334,8 +334,8 @@ def main() -> None:
         print(f"a matrix product reaches {flops / 1e12:.1f} TFLOP/s in {precision}")
 
     reference, model = same_models(options.model)
-    side = model.config.image_size
-    batches = [torch.randn(size, 3, side, side, device=device) for size in dict.fromkeys(options.batch_sizes)]
+    size = model.config.pixels(model.config.grid_sizes[-1])
+    batches = [torch.randn(count, 3, *size, device=device) for count in dict.fromkeys(options.batch_sizes)]
     points = [str(Complexity.of(point)) for point in options.points or model.config.space]
     with torch.inference_mode():
         difference = (model(batches[0][:2].cpu()) - reference(batches[0][:2].cpu())).abs().max().item()

@@ -30,8 +30,9 @@ from supervit.runtimes import pick_device
 
 def released_pass(model: Any, images: Tensor, point: Complexity) -> Tensor:
     """Logits (B, K) of one DeiT path, the released way: every row of every block."""
-    side = model.config.patch_size * point.grid_size
-    tokens = model.patch_embed(F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True))
+    tokens = model.patch_embed(
+        F.interpolate(images, size=model.config.pixels(point.grid_size), mode="bilinear", align_corners=True)
+    )
     tokens = tokens.flatten(2).transpose(1, 2)
     tokens = torch.cat([model.cls_token.expand(len(images), -1, -1), tokens], dim=1) + model.pos_embeds[str(point.grid_size)]
     for index, planned in enumerate(model.config.replace(exact_savings=False).plan(point).blocks):
@@ -39,13 +40,13 @@ def released_pass(model: Any, images: Tensor, point: Complexity) -> Tensor:
         batch, length, dim = tokens.shape
         packed = block.attn.qkv(block.norm1(tokens)).reshape(batch, length, 3, block.attn.num_heads, -1)
         query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
-        if planned.drops:
+        if planned.reduces:
             attention = (query @ key.transpose(-2, -1) * block.attn.scale).softmax(dim=-1)
             mixed = attention @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
         tokens = tokens + block.attn.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
-        if planned.drops:
+        if planned.reduces:
             best = attention[:, :, 0, 1:].mean(dim=1).topk(planned.tokens_kept - 1, dim=1).indices
             survivors = tokens[:, 1:].gather(1, best.unsqueeze(-1).expand(-1, -1, dim))
             tokens = torch.cat([tokens[:, :1], survivors], dim=1)
@@ -89,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     model = supervit.create_model(options.model).to(device).train()
-    images = torch.randn(options.batch_size, 3, model.config.image_size, model.config.image_size, device=device)
+    images = torch.randn(options.batch_size, 3, *model.config.pixels(model.config.grid_sizes[-1]), device=device)
     labels = torch.randint(0, model.num_classes, (options.batch_size,), device=device)
     drawn = [sample_paths(model.config.space, seed=0, step=step) for step in range(options.steps)]
 

@@ -9,19 +9,21 @@ from supervit.registry import register_with_timm
 
 if TYPE_CHECKING:
     from supervit.checkpoints import load
-    from supervit.complexity import Complexity, ComplexitySpace, Plan, sample_paths
+    from supervit.complexity import Complexity, ComplexitySpace, sample_paths
     from supervit.config import SuperViTConfig
     from supervit.model import SuperViT, create_model
     from supervit.objective import distillation_loss, path_losses
+    from supervit.plan import Plan
     from supervit.predictor import Predictor
     from supervit.trace import Trace
 else:
     __getattr__, __dir__ = lazy(__name__, {
         "checkpoints": ("load",),
-        "complexity": ("Complexity", "ComplexitySpace", "Plan", "sample_paths"),
+        "complexity": ("Complexity", "ComplexitySpace", "sample_paths"),
         "config": ("SuperViTConfig",),
         "model": ("SuperViT", "create_model"),
         "objective": ("distillation_loss", "path_losses"),
+        "plan": ("Plan",),
         "predictor": ("Predictor",),
         "trace": ("Trace",),
     })  # fmt: skip

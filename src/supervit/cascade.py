@@ -18,6 +18,7 @@ from supervit.files import make_directory, read_object, refusing, write_json
 from supervit.macs import executed_macs, resumed_macs
 from supervit.options import Answering, Confidence
 from supervit.runtimes import AnyModel, as_runtime
+from supervit.tokens import Tokens
 
 
 def _probability(probabilities: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ def climb_macs(config: SuperViTConfig, rungs: Sequence[Complexity], shares_prefi
     """
     added = [executed_macs(config, rungs[0])]
     for below, rung in pairwise(rungs):
-        is_resumed = shares_prefixes and rung.grid_size == below.grid_size
+        is_resumed = shares_prefixes and rung.grid_size == below.grid_size and all(map(config.can_resume, (below, rung)))
         added.append(resumed_macs(config, rung) if is_resumed else executed_macs(config, rung))
     return added
 
@@ -150,15 +151,15 @@ class _Group:
 
     places: Tensor  # (B), where they stood in the input
     images: Tensor
-    prefix: Tensor | None = None  # tokens of `encode_prefix` on the grid of this rung, where the rung below computed them
+    prefix: Tokens | None = None  # tokens of `encode_prefix` on the grid of this rung, where the rung below computed them
     summed: Tensor | None = None  # (B, K), probabilities of the rungs below, where their mean answers
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, which: slice | Tensor) -> "_Group":
-        prefix, summed = (None if each is None else each[which] for each in (self.prefix, self.summed))
-        return _Group(self.places[which], self.images[which], prefix, summed)
+        prefix = None if self.prefix is None else self.prefix.of_images(which)
+        return _Group(self.places[which], self.images[which], prefix, None if self.summed is None else self.summed[which])
 
     def __add__(self, other: "_Group") -> "_Group":
         if not len(self):
@@ -166,8 +167,9 @@ class _Group:
         if self.images.shape[1:] != other.images.shape[1:]:
             sizes = f"{tuple(self.images.shape[1:])} and {tuple(other.images.shape[1:])}"
             raise InputError(f"images of shapes {sizes} do not fit into one batch; resize them to the same one")
-        pairs = (self.prefix, other.prefix), (self.summed, other.summed)
-        prefix, summed = (None if a is None or b is None else torch.cat([a, b]) for a, b in pairs)  # at a rung, all or none
+        # At a rung, all images have them or none.
+        prefix = None if self.prefix is None or other.prefix is None else self.prefix.joined(other.prefix)
+        summed = None if self.summed is None or other.summed is None else torch.cat([self.summed, other.summed])
         return _Group(torch.cat([self.places, other.places]), torch.cat([self.images, other.images]), prefix, summed)
 
 
@@ -242,16 +244,17 @@ class Cascade:
             is_sure = confidence_of(logits, self.ladder.confidence) >= self.ladder.thresholds[rung]
             places = group.places[is_sure]
             left.append((places, logits[is_sure], torch.full_like(places, rung)))
-            is_reused = self.ladder.rungs[rung + 1].grid_size == point.grid_size
+            following = self.ladder.rungs[rung + 1]
+            is_reused = following.grid_size == point.grid_size and self.runtime.model_config.can_resume(following)
             climbing = replace(group, prefix=prefix if is_reused else None, summed=summed)[~is_sure]
             if len(climbing):
                 waiting[rung + 1] += climbing
             self._climb(rung + 1, self.batch_size, waiting, left)
 
-    def _run_rung(self, group: _Group, point: Complexity) -> tuple[Tensor | None, Tensor]:
+    def _run_rung(self, group: _Group, point: Complexity) -> tuple[Tokens | None, Tensor]:
         """The prefix of the operating point's grid, where the runtime has such, and the logits."""
         model = self.runtime.model
-        if model is None:
+        if model is None or not self.runtime.model_config.can_resume(point):
             return None, self.runtime.logits(group.images, point)
         prefix = model.encode_prefix(group.images, point.grid_size) if group.prefix is None else group.prefix
         return prefix, model.resume(prefix, point).float()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, grid_text
 from supervit.errors import InputError
 from supervit.evaluate import time_calls
 from supervit.model import SuperViT
@@ -86,9 +86,11 @@ def compare_runtimes(
             f"{len(complexities)} operating points, batch_size {batch_size} of {len(images)} images and repeats {repeats} must "
             "all be at least 1, and the images at least a batch"
         )
-    if other := {point.grid_size for point in complexities} - {*model.config.grid_sizes}:
-        grids = ", ".join(map(str, model.config.grid_sizes))
-        raise InputError(f"grid size {min(other)} is not on the menu and so not in exported graphs; use one of {grids}")
+    if other := [point for point in complexities if point.grid_size not in model.config.grid_sizes]:
+        grids = ", ".join(map(grid_text, model.config.grid_sizes))
+        raise InputError(
+            f"grid size {grid_text(min(other).grid_size)} is not on the menu and so not in exported graphs; use one of {grids}"
+        )
     device = str(pick_device(device))
     reference = open_runtime("eager", model, RuntimeConfig(device, threads=threads))
     expected = _classes(reference, images, complexities, batch_size)

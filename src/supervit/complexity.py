@@ -1,101 +1,223 @@
-"""Operating points and what they cost in tokens: pure Python, no tensors.
-
-A `Complexity` is one operating point, a `ComplexitySpace` the menu that a model is trained on. A complexity is resolved
-once into a `Plan` of integers; plans asked for together grow into a tree of `Branch`es in which every shared block
-stands once. The model runs the tree and the cost counters count it; nobody else computes a token count.
-"""
+"""Operating points: a `Complexity` is one, a `ComplexitySpace` the menu that a model is trained on. Pure Python, no tensors."""
 
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import total_ordering
 from typing import Self
 
 from supervit.errors import InputError
 
-_TEXT = re.compile(r"(\d+)(?:@(\d*\.?\d+(?:e-?\d+)?))?", re.ASCII)
+GridSize = int | tuple[int, int]
+"""Patches per side of a square image, or (rows, columns)."""
+KeepRate = float | tuple[float, ...]
+"""Share of tokens that each drop block keeps, or one for each drop block."""
+
+_RATE = r"\d*\.?\d+(?:e-?\d+)?"
+_TEXT = re.compile(rf"(\d+)(?:x(\d+))?(?:@({_RATE}(?:-{_RATE})*))?(?:/(\d+))?", re.ASCII)
+_FORM = "GRID, GRID@RATE or GRID@RATE/EXIT, such as '14', '14@0.7', '12x16@0.9-0.7-0.5', '14@0.7/9'"
 
 
-@dataclass(frozen=True, order=True)
+def sides(grid_size: GridSize) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    return (grid_size, grid_size) if isinstance(grid_size, int) else grid_size
+
+
+def side_of(both: tuple[int, int]) -> GridSize:
+    """One number for a square, or both."""
+    return both[0] if both[0] == both[1] else both
+
+
+def has_shape(grid_size: GridSize, height: int, width: int) -> bool:
+    """Whether the sides of an image are to each other as those of a grid, to within a patch."""
+    rows, columns = sides(grid_size)
+    return abs(height * columns - width * rows) < max(height, width)
+
+
+def grid_text(grid_size: GridSize) -> str:
+    """`"14"` or `"12x16"`, rows x columns."""
+    return str(grid_size) if isinstance(grid_size, int) else "x".join(map(str, grid_size))
+
+
+@total_ordering
+@dataclass(frozen=True)
 class Complexity:
-    """One operating point: `"14@0.7"` is a 14x14 grid of patch tokens of which each drop block keeps 70 %.
+    """One operating point.
+
+    Each has one text:
+
+        "14"               a 14x14 grid of patch tokens
+        "14@0.7"           of which each drop block keeps 70 %
+        "14@0.9-0.7-0.5"   or the first drop block 90 %, the next 70 %, the last 50 %
+        "14@0.7/9"         and that stops after nine blocks
+        "12x16@0.7"        12 rows and 16 columns
+
+    They are ordered by the number of patches, then by keep rates, then by exit.
 
     Args:
-        grid_size: Patch tokens per image side, at least 2.
-        keep_rate: Share of the tokens that each drop block keeps, in (0, 1]; 1 drops nothing.
+        grid_size: Patch tokens per image side, at least 2; or (rows, columns).
+        keep_rate: Share of the tokens that each drop block keeps, in (0, 1]; 1 drops nothing. Or one for each drop block
+            that is reached, in their order.
+        exit_block: Blocks that run before the final norm and the head; None: all. Must be fewer than the network has.
 
     Raises:
         InputError: a value is out of range.
     """
 
-    grid_size: int
-    keep_rate: float = 1.0
+    grid_size: GridSize
+    keep_rate: KeepRate = 1.0
+    exit_block: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.grid_size, int) or isinstance(self.grid_size, bool) or self.grid_size < 2:
-            raise InputError(f"grid size {self.grid_size!r} is not usable; use an integer of at least 2, such as 14")
-        if not isinstance(self.keep_rate, int | float) or not 0 < self.keep_rate <= 1:
-            raise InputError(f"keep rate {self.keep_rate!r} is not in (0, 1]; use 1 to keep all tokens, or such as 0.7")
-        object.__setattr__(self, "keep_rate", float(self.keep_rate))
+        object.__setattr__(self, "grid_size", _checked_grid(self.grid_size))
+        object.__setattr__(self, "keep_rate", _checked_rate(self.keep_rate))
+        if self.exit_block is not None and not _is_integer(self.exit_block, 1):
+            raise InputError(f"exit {self.exit_block!r} is not usable; use the number of blocks to run, at least 1, or None")
 
     def __str__(self) -> str:
-        return str(self.grid_size) if self.is_uncut else f"{self.grid_size}@{self.keep_rate!r}"
+        rates = "-".join(map(repr, self._rates))
+        cut = "" if self.keep_rate == 1 else f"@{rates}"
+        return grid_text(self.grid_size) + cut + ("" if self.exit_block is None else f"/{self.exit_block}")
+
+    def __lt__(self, other: "Complexity") -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, int, tuple[float, ...], float]:
+        exit_block = math.inf if self.exit_block is None else self.exit_block
+        return self.num_patches, self.grid[0], self._rates, exit_block
+
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        return self.keep_rate if isinstance(self.keep_rate, tuple) else (self.keep_rate,)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return sides(self.grid_size)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of the image."""
+        rows, columns = self.grid
+        return rows * columns
 
     @property
     def is_uncut(self) -> bool:
-        """Whether no token is dropped."""
-        return self.keep_rate == 1
+        """Whether nothing is left out: all tokens go through all blocks."""
+        return self.keep_rate == 1 and self.exit_block is None
 
     @property
     def uncut(self) -> "Complexity":
-        """The operating point of the same grid that drops nothing: the teacher of this one."""
+        """The operating point of the same grid that leaves nothing out: the teacher of this one."""
         return Complexity(self.grid_size)
+
+    def keep_rates(self, drop_blocks: int) -> tuple[float, ...]:
+        """The keep rate of each drop block that is reached.
+
+        Raises:
+            InputError: this complexity has rates for another number of drop blocks.
+        """
+        if not isinstance(self.keep_rate, tuple):
+            return (self.keep_rate,) * drop_blocks
+        if len(self.keep_rate) != drop_blocks:
+            raise InputError(
+                f"complexity '{self}' has {len(self.keep_rate)} keep rates for {drop_blocks} drop blocks that are reached; "
+                "give one for each, or one for all"
+            )
+        return self.keep_rate
 
     @classmethod
     def of(cls, value: "Complexity | str") -> Self:
         """The complexity that a text such as `"14@0.7"` or `"14"` names; a complexity is returned as it is.
 
         Raises:
-            InputError: the text is not of the form GRID or GRID@RATE, or a value is out of range.
+            InputError: the text is not of the form GRID[xCOLUMNS][@RATE[-RATE...]][/EXIT], or a value is out of range.
         """
         if isinstance(value, cls):
             return value
         match = _TEXT.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
-            raise InputError(f"complexity {value!r} does not parse; write GRID or GRID@RATE, such as '14' or '14@0.7'")
-        return cls(int(match[1]), float(match[2] or 1))
+            raise InputError(f"complexity {value!r} does not parse; write {_FORM}")
+        rows, columns, rates, exit_block = match.groups()
+        grid = (int(rows), int(columns)) if columns else int(rows)
+        keep = tuple(map(float, re.findall(_RATE, rates))) if rates else 1.0
+        return cls(grid, keep, int(exit_block) if exit_block else None)
+
+
+def _is_integer(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _checked_grid(value: GridSize) -> GridSize:
+    both = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(both) != 2 or not all(_is_integer(side, 2) for side in both):
+        raise InputError(f"grid size {value!r} is not usable; use an integer of at least 2, such as 14, or (rows, columns)")
+    return side_of((both[0], both[1]))
+
+
+def _checked_rate(value: KeepRate) -> KeepRate:
+    rates = tuple(value) if isinstance(value, tuple | list) else (value,)
+    for rate in rates:
+        if not isinstance(rate, int | float) or not 0 < rate <= 1:
+            raise InputError(f"keep rate {rate!r} is not in (0, 1]; use 1 to keep all tokens, or such as 0.7")
+    if not rates:
+        raise InputError("keep rate () names no rate; use 1 to keep all tokens, or such as 0.7")
+    return float(rates[0]) if len({*rates}) == 1 else tuple(map(float, rates))
 
 
 @dataclass(frozen=True)
 class ComplexitySpace:
-    """The menu of operating points: every grid size with every keep rate.
+    """The menu of operating points: every grid size with every keep rate and every exit.
 
     Iterating gives them in the order of the paper's Table 3: grid sizes ascending, keep rates ascending within each.
 
     Args:
         grid_sizes: Grid sizes, each with a position table of its own; duplicates are refused, the order is ignored.
         keep_rates: Keep rates in (0, 1]; 1 must be among them, since the uncut points are the teachers.
+        exit_blocks: Exits besides the end of the network.
+        drop_blocks: Blocks that drop, which say how many rates of a list are reached before an exit.
     """
 
-    grid_sizes: tuple[int, ...] = (8, 10, 12, 14)
-    keep_rates: tuple[float, ...] = (0.5, 0.7, 1.0)
+    grid_sizes: tuple[GridSize, ...] = (8, 10, 12, 14)
+    keep_rates: tuple[KeepRate, ...] = (0.5, 0.7, 1.0)
+    exit_blocks: tuple[int, ...] = ()
+    drop_blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, values in (("grid_sizes", self.grid_sizes), ("keep_rates", self.keep_rates)):
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{name} {values!r} must be a non-empty tuple without duplicates")
-        rates = sorted(Complexity(2, rate).keep_rate for rate in self.keep_rates)
+        grids = [point.grid_size for point in sorted(Complexity(grid) for grid in self.grid_sizes)]
+        rates = [point.keep_rate for point in sorted(Complexity(2, rate) for rate in self.keep_rates)]
+        exits = sorted(point.exit_block or 0 for point in (Complexity(2, 1.0, exit_block) for exit_block in self.exit_blocks))
+        for name, values in (("grid_sizes", grids), ("keep_rates", rates), ("exit_blocks", exits)):
+            if len(set(values)) != len(values) or not (values or name == "exit_blocks"):
+                raise InputError(f"{name} {getattr(self, name)!r} must be a non-empty tuple without duplicates")
+            object.__setattr__(self, name, tuple(values))
         if rates[-1] != 1:
             raise InputError(f"keep_rates {self.keep_rates!r} must include 1.0, the uncut paths that the labels teach")
-        object.__setattr__(self, "grid_sizes", tuple(sorted(Complexity(g).grid_size for g in self.grid_sizes)))
-        object.__setattr__(self, "keep_rates", tuple(rates))
 
     def __iter__(self) -> Iterator[Complexity]:
-        return (Complexity(g, r) for g in self.grid_sizes for r in self.keep_rates)
+        return (point for grid in self.grid_sizes for point in (*self.cuts(grid), Complexity(grid)))
 
     def __len__(self) -> int:
-        return len(self.grid_sizes) * len(self.keep_rates)
+        return sum(1 for _ in self)
+
+    def cuts(self, grid_size: GridSize) -> tuple[Complexity, ...]:
+        """The operating points of a grid size that leave something out, ascending."""
+        every = {
+            Complexity(grid_size, self._reached(rate, exit_block), exit_block)
+            for rate in self.keep_rates
+            for exit_block in (*self.exit_blocks, None)
+        }
+        return tuple(sorted(every - {Complexity(grid_size)}))
+
+    def _reached(self, rate: KeepRate, exit_block: int | None) -> KeepRate:
+        """The part of a keep rate that counts before an exit."""
+        if exit_block is None:
+            return rate
+        reached = sum(block < exit_block for block in self.drop_blocks)
+        return (rate[:reached] if isinstance(rate, tuple) else rate) if reached else 1.0
 
     @property
     def largest(self) -> Complexity:
@@ -104,10 +226,10 @@ class ComplexitySpace:
 
 
 def sample_paths(space: ComplexitySpace, seed: int, step: int) -> tuple[Complexity, ...]:
-    """The four paths of one training step, `(G, 1), (G, r1), (g, 1), (g, r2)`: a pure function of seed and step.
+    """The four paths of one training step, `(G, 1), (G, c1), (g, 1), (g, c2)`: a pure function of seed and step.
 
-    g is drawn from the grid sizes below the largest, r1 and r2 from the keep rates below 1. A space without smaller
-    grids (or without keep rates below 1) has only the first (or the uncut) paths of the four.
+    g is drawn from the grid sizes below the largest, c1 and c2 from what the menu cuts: keep rates below 1 and exits. A space
+    without smaller grids (or without cuts) has only the first (or the uncut) paths of the four.
     Source: paper section 3.3, "only four complexities are considered in each iteration".
     """
     draw = random.Random(f"supervit paths {seed} {step}")
@@ -117,103 +239,6 @@ def sample_paths(space: ComplexitySpace, seed: int, step: int) -> tuple[Complexi
     paths = []
     for grid in grids:
         paths.append(Complexity(grid))
-        if len(space.keep_rates) > 1:
-            paths.append(Complexity(grid, draw.choice(space.keep_rates[:-1])))
+        if cuts := space.cuts(grid):
+            paths.append(draw.choice(cuts))
     return tuple(paths)
-
-
-@dataclass(frozen=True)
-class BlockPlan:
-    """Token counts of one block, class token included."""
-
-    tokens_in: int  # tokens that enter: keys and values
-    tokens_kept: int  # tokens that survive the block's selection; all of them where nothing is dropped
-    tokens_out: int  # rows that are computed: the survivors, or 1 where only the class token is still read
-
-    @property
-    def drops(self) -> bool:
-        """Whether the block drops tokens."""
-        return self.tokens_kept < self.tokens_in
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A complexity resolved to integers for a network of a given depth."""
-
-    complexity: Complexity
-    blocks: tuple[BlockPlan, ...]
-
-    @classmethod
-    def resolve(cls, complexity: Complexity, depth: int, drop_blocks: Sequence[int], class_token_only: bool = False) -> "Plan":
-        """The token counts of every block.
-
-        A drop block that T tokens enter (class token included) keeps the class token and the `ceil(r T)` best patches,
-        at most T - 1 of them: T' = min(ceil(r T), T - 1) + 1.
-
-        Args:
-            complexity: The operating point.
-            depth: Number of blocks.
-            drop_blocks: 0-based indices of the blocks that drop tokens.
-            class_token_only: Whether the head reads nothing but the class token, so the last block computes one row.
-
-        Source: released implementation; the paper's Table 1 was made with it.
-        Differs: the paper's text keeps `eta N` patches, without the class token in the product.
-        """
-        tokens, blocks = complexity.grid_size**2 + 1, []
-        for index in range(depth):
-            kept = tokens
-            if index in drop_blocks and not complexity.is_uncut:
-                kept = min(math.ceil(complexity.keep_rate * tokens), tokens - 1) + 1
-            only_class = class_token_only and index == depth - 1
-            blocks.append(BlockPlan(tokens, kept, 1 if only_class else kept))
-            tokens = kept
-        return cls(complexity, tuple(blocks))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One block run once for all paths of a branch; counts include the class token."""
-
-    block: int
-    tokens_in: int
-    tokens_ranked: int  # tokens to rank: the most that a cut path keeps; 0 where no path drops
-    tokens_out: int  # rows to compute: the most that a path needs
-
-
-@dataclass(frozen=True)
-class Branch:
-    """Consecutive steps that several paths share, then what follows them.
-
-    A branch ends with the network (`paths` lists who ends here) or with a drop block, after which each child goes on
-    with its own number of survivors. The row of a token in a block's output depends on its own query and on all keys,
-    not on the other queries: so also the drop block itself runs once, for the path that keeps most, and the others take
-    a part of its rows.
-    """
-
-    grid_size: int
-    steps: tuple[Step, ...]
-    paths: tuple[int, ...] = ()
-    children: tuple[tuple[int, "Branch"], ...] = ()  # (tokens kept, what follows)
-
-
-def grow_tree(plans: Sequence[Plan]) -> list[Branch]:
-    """The prefix tree of several plans: one root per grid size, each shared block once; paths are named by index."""
-    grids = dict.fromkeys(plan.complexity.grid_size for plan in plans)
-    return [_grow(plans, [i for i, p in enumerate(plans) if p.complexity.grid_size == g], 0) for g in grids]
-
-
-def _grow(plans: Sequence[Plan], members: Sequence[int], first_block: int) -> Branch:
-    steps: list[Step] = []
-    grid_size = plans[members[0]].complexity.grid_size
-    for index in range(first_block, len(plans[members[0]].blocks)):
-        here = {member: plans[member].blocks[index] for member in members}
-        ranked = max((block.tokens_kept for block in here.values() if block.drops), default=0)
-        rows = max(block.tokens_out for block in here.values())
-        steps.append(Step(index, here[members[0]].tokens_in, ranked, rows))
-        if ranked:
-            groups: dict[int, list[int]] = {}
-            for member, block in here.items():
-                groups.setdefault(block.tokens_kept, []).append(member)
-            children = tuple((kept, _grow(plans, group, index + 1)) for kept, group in groups.items())
-            return Branch(grid_size, tuple(steps), children=children)
-    return Branch(grid_size, tuple(steps), paths=tuple(members))

@@ -1,13 +1,15 @@
 """What a model is made of: one frozen dataclass, written as `config.json` beside the weights."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from supervit.complexity import Complexity, ComplexitySpace, Plan
+from supervit.complexity import Complexity, ComplexitySpace, GridSize, KeepRate, grid_text, has_shape, side_of, sides
 from supervit.errors import InputError
 from supervit.fields import check_names, check_types, from_plain
+from supervit.plan import Plan
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,7 +20,8 @@ _MOST_CLASSES = 200_000
 _MOST_GRID = 2**10  # patches per side
 _MOST_SIDE = 2**14  # pixels
 _MOST_MLP_RATIO = 64
-_MOST_ENTRIES = {"grid_sizes": 64, "keep_rates": 64, "drop_blocks": _LIMITS["depth"], "mean": _LIMITS["in_chans"]}
+_MOST_ENTRIES = {"grid_sizes": 64, "keep_rates": 64, "exit_blocks": 64, "drop_blocks": _LIMITS["depth"]}
+_MOST_ENTRIES |= {"mean": _LIMITS["in_chans"]}
 _MOST_ENTRIES |= {"std": _LIMITS["in_chans"], "class_names": _MOST_CLASSES}
 _LEAST_CROP = 0.1
 _MOST_MEAN = 1000
@@ -27,6 +30,7 @@ _MOST_PARAMETERS = 2 * 10**9  # 8 GB: above all ViTs that a menu of operating po
 
 Resize = Literal["align_corners", "half_pixel", "antialias"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+GlobalPool = Literal["token", "avg"]
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,25 @@ class SuperViTConfig:
     """Channels of the input images."""
     num_classes: int = 1000
     """Classes; 0 for no classifier (the model then returns the class token)."""
-    grid_sizes: tuple[int, ...] = (8, 10, 12, 14)
-    """Patch tokens per image side, each with a position table of its own."""
-    keep_rates: tuple[float, ...] = (0.5, 0.7, 1.0)
-    """Trained token keeping rates; 1.0 must be among them."""
+    grid_sizes: tuple[GridSize, ...] = (8, 10, 12, 14)
+    """Patch tokens per image side, or (rows, columns), each with a position table of its own."""
+    keep_rates: tuple[KeepRate, ...] = (0.5, 0.7, 1.0)
+    """Trained token keeping rates, each for all drop blocks or a list with one for each; 1.0 must be among them."""
+    exit_blocks: tuple[int, ...] = ()
+    """Trained exits: after how many blocks the final norm and the head may follow."""
     drop_blocks: tuple[int, ...] = (3, 6, 9)
     """0-based indices of the blocks that drop tokens (the paper's 4th, 7th and 10th); where these are more than the blocks,
     default: those at a quarter, half and three quarters of the depth."""
     reducer: str = "class_attention"
-    """Token selection: the name of a file in `supervit/reducers`."""
+    """Token reduction: the name of a file in `supervit/reducers`, or `my_package.my_module`."""
+    class_token: bool = True
+    """Whether a class token stands before the patch tokens."""
+    reg_tokens: int = 0
+    """Register tokens, after the class token; like it, they are never dropped."""
+    global_pool: GlobalPool = "token"
+    """Where the classifier reads from: the class token (token), or the mean of the patch tokens that are left (avg)."""
+    fc_norm: bool = False
+    """Whether the final norm comes after the pooling instead of before it."""
     resize: Resize = "align_corners"
     """How images reach a grid's size: as released, as in the paper (half_pixel), or antialiased."""
     exact_savings: bool = True
@@ -97,8 +111,8 @@ class SuperViTConfig:
         object.__setattr__(self, "std", given[1] or std)
         if self.drop_blocks == SuperViTConfig.drop_blocks:
             object.__setattr__(self, "drop_blocks", _default_drop_blocks(self.depth))
-        object.__setattr__(self, "grid_sizes", self.space.grid_sizes)
-        object.__setattr__(self, "keep_rates", self.space.keep_rates)
+        for name in ("grid_sizes", "keep_rates", "exit_blocks"):
+            object.__setattr__(self, name, getattr(self.space, name))
         self._validate()
 
     def _check_sizes(self) -> None:
@@ -110,7 +124,9 @@ class SuperViTConfig:
         if not 0 <= self.num_classes <= _MOST_CLASSES:
             bound = "at least 1, or 0 for no classifier" if self.num_classes < 0 else f"at most {_MOST_CLASSES}"
             raise InputError(f"num_classes {self.num_classes} must be {bound}")
-        if max(self.grid_sizes, default=0) > min(_MOST_GRID, _MOST_SIDE // self.patch_size):
+        if not 0 <= self.reg_tokens <= _MOST_GRID:
+            raise InputError(f"reg_tokens {self.reg_tokens} must be 0 to {_MOST_GRID}")
+        if max((max(sides(grid)) for grid in self.grid_sizes), default=0) > min(_MOST_GRID, _MOST_SIDE // self.patch_size):
             raise InputError(
                 f"grid_sizes {self.grid_sizes!r} with patch_size {self.patch_size} are images of more than {_MOST_SIDE} pixels "
                 f"or more than {_MOST_GRID} patches a side; use smaller grids"
@@ -121,7 +137,7 @@ class SuperViTConfig:
         if self._parameters > _MOST_PARAMETERS:
             raise InputError(
                 f"{self._parameters / 1e9:.1f} billion parameters (embed_dim {self.embed_dim}, depth {self.depth}, num_classes "
-                f"{self.num_classes}, largest grid {max(self.grid_sizes)}) are more than the {_MOST_PARAMETERS / 1e9:.0f} that "
+                f"{self.num_classes}, grids {self.grid_sizes}) are more than the {_MOST_PARAMETERS / 1e9:.0f} that "
                 "a model may have; make it smaller"
             )
 
@@ -130,7 +146,7 @@ class SuperViTConfig:
         """Parameters, nearly: the matrices alone."""
         blocks = self.depth * (4 * self.embed_dim + 2 * self.hidden_dim)
         rows = self.num_classes * (1 + self.dense_head) + self.in_chans * self.patch_size**2
-        return self.embed_dim * (blocks + rows + sum(grid**2 for grid in self.grid_sizes))
+        return self.embed_dim * (blocks + rows + sum(math.prod(sides(grid)) for grid in self.grid_sizes))
 
     def _validate(self) -> None:
         if self.embed_dim % self.num_heads:
@@ -151,6 +167,17 @@ class SuperViTConfig:
                 raise InputError(f"drop block {block} is not one of the {self.depth} blocks 0...{self.depth - 1}")
         if len(set(self.drop_blocks)) != len(self.drop_blocks):
             raise InputError(f"drop_blocks {self.drop_blocks!r} must not name a block twice")
+        if self.global_pool == "token" and not self.class_token:
+            raise InputError("global_pool 'token' reads the class token, and class_token is False; use global_pool='avg'")
+        if self.dense_head and self.global_pool != "token":
+            raise InputError(f"global_pool {self.global_pool!r} does not go with a dense head; use 'token'")
+        if other := [grid for grid in self.grid_sizes if not has_shape(grid, *sides(self.image_size))]:
+            raise InputError(
+                f"grid size {grid_text(other[0])} has not the shape of the largest, {grid_text(self.grid_sizes[-1])}; a menu is for "
+                "images of one shape"
+            )
+        for point in self.space:
+            Plan.resolve(point, self.depth, self.drop_blocks)
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.in_chans:
                 raise InputError(f"{name} {getattr(self, name)!r} must have one value for each of {self.in_chans} channels")
@@ -160,12 +187,39 @@ class SuperViTConfig:
     @property
     def space(self) -> ComplexitySpace:
         """The menu of operating points that the model is trained on."""
-        return ComplexitySpace(self.grid_sizes, self.keep_rates)
+        return ComplexitySpace(self.grid_sizes, self.keep_rates, self.exit_blocks, self.drop_blocks)
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of the images of the largest grid: what the model takes without resizing."""
-        return self.patch_size * self.grid_sizes[-1]
+    def image_size(self) -> GridSize:
+        """Side in pixels, or (height, width), of the images of the largest grid: what the model takes without resizing."""
+        return side_of(self.pixels(self.grid_sizes[-1]))
+
+    def pixels(self, grid_size: GridSize) -> tuple[int, int]:
+        """Height and width in pixels of the images of a grid size."""
+        rows, columns = sides(grid_size)
+        return self.patch_size * rows, self.patch_size * columns
+
+    def view(self, points: Iterable[Complexity]) -> Self:
+        """The config for preprocessing images that operating points are to see: itself, or where these are of another shape than
+        its own images, one with their grids.
+
+        Raises:
+            InputError: the operating points see images of different shapes.
+        """
+        grids = {point.grid_size for point in points}
+        if all(has_shape(grid, *sides(self.image_size)) for grid in grids):
+            return self
+        return self.replace(grid_sizes=tuple(grids))
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before those of the patches: class token and registers."""
+        return self.class_token + self.reg_tokens
+
+    def can_resume(self, complexity: Complexity | str) -> bool:
+        """Whether an operating point can go on from the shared prefix of its grid: it does not stop before the prefix ends."""
+        exit_block = Complexity.of(complexity).exit_block
+        return exit_block is None or exit_block > self.shared_blocks
 
     @property
     def hidden_dim(self) -> int:
@@ -175,12 +229,12 @@ class SuperViTConfig:
     @property
     def reads_class_token_only(self) -> bool:
         """Whether the logits depend on no other token after the last block."""
-        return not self.dense_head or self.num_classes == 0
+        return self.global_pool == "token" and (not self.dense_head or self.num_classes == 0)
 
     @property
     def shared_blocks(self) -> int:
-        """How many of the first blocks do the same at all operating points of a grid size: those before any drop block."""
-        return min((*self.drop_blocks, self.depth - 1))
+        """How many of the first blocks all operating points of a grid size share: those before any drop block or exit."""
+        return min((*self.drop_blocks, self.depth - 1, *(block - 1 for block in self.exit_blocks)))
 
     def plan(self, complexity: Complexity | str, *, all_tokens: bool = False) -> Plan:
         """The token counts of an operating point in this network.
@@ -189,8 +243,13 @@ class SuperViTConfig:
             complexity: The operating point or its text.
             all_tokens: Whether every surviving token is wanted, not just what the head reads.
         """
-        class_token_only = self.exact_savings and self.reads_class_token_only and not all_tokens
-        return Plan.resolve(Complexity.of(complexity), self.depth, self.drop_blocks, class_token_only)
+        from supervit.reducers import load_reducer
+
+        rows_read = 1 if self.exact_savings and self.reads_class_token_only and not all_tokens else None
+        return Plan.resolve(
+            Complexity.of(complexity), self.depth, self.drop_blocks, rows_read,
+            prefix=self.num_prefix_tokens, reduction=load_reducer(self.reducer),
+        )  # fmt: skip
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; unknown field names are refused."""

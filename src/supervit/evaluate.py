@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from supervit._version import __version__
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, sides
 from supervit.config import SuperViTConfig
 from supervit.distributed import World
 from supervit.errors import InputError
@@ -160,7 +160,7 @@ def random_images(runtime: Runtime, batch_size: int) -> Tensor:
     """Noise (B, C, S, S) of the model's image size, placed for a runtime."""
     config = runtime.model_config
     check_memory(config, config.space.largest, batch_size, runtime.device)
-    return runtime.place(torch.randn(batch_size, config.in_chans, config.image_size, config.image_size))
+    return runtime.place(torch.randn(batch_size, config.in_chans, *sides(config.image_size)))
 
 
 def time_calls(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, GridSize, grid_text, has_shape, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.meters import free_memory_bytes
@@ -12,22 +12,40 @@ _LEAST_WIDTHS = 5  # of a token: itself, normalised, query, key and value
 _ALWAYS_THERE = 2**26  # bytes, below which nobody asks
 
 
-def check_images(images: Tensor, in_chans: int, grid_size: int) -> None:
-    """Refuse images that are not normalised, square, of the model's channel count and a pixel for each patch (B, C, S, S)."""
+def check_images(images: Tensor, in_chans: int, grid_size: GridSize | None = None) -> None:
+    """Refuse images (B, C, H, W) that are not normalised, of the model's channel count, of the grid's shape and a pixel for
+    each patch.
+
+    Args:
+        images: Of any size.
+        in_chans: The model's channel count.
+        grid_size: Patches per side; None: not known yet.
+
+    Raises:
+        InputError: they do not fit.
+    """
     if images.layout != torch.strided or images.is_meta:
         raise InputError(f"images that are {'meta' if images.is_meta else 'sparse'} tensors hold no pixels; use dense ones")
-    if images.ndim != 4 or images.shape[1] != in_chans or images.shape[2] != images.shape[3]:
+    if images.ndim != 4 or images.shape[1] != in_chans:
         raise InputError(
-            f"images of shape {tuple(images.shape)} do not fit; expected (batch, {in_chans}, S, S): "
-            "square (crop or pad first), with the model's channel count"
+            f"images of shape {tuple(images.shape)} do not fit; expected (batch, {in_chans}, height, width), with the model's "
+            "channel count"
         )
     if not images.is_floating_point():
         raise InputError(
             f"images of type {images.dtype} do not fit; scale to [0, 1] and normalise with config.mean, config.std"
         )
-    if images.shape[-1] < grid_size:
+    if grid_size is None:
+        return
+    (height, width), (rows, columns) = images.shape[-2:], sides(grid_size)
+    if not has_shape(grid_size, height, width):
         raise InputError(
-            f"images of {images.shape[-1]} pixels are too small for grid size {grid_size}: "
+            f"images of {height}x{width} pixels have not the shape of grid {grid_text(grid_size)}, which is "
+            f"{'square' if rows == columns else f'{rows} to {columns}'}; crop or pad them first"
+        )
+    if height < rows or width < columns:
+        raise InputError(
+            f"images of {height}x{width} pixels are too small for grid {grid_text(grid_size)}: "
             "each patch needs a pixel; use larger images or a smaller grid"
         )
 
@@ -45,9 +63,9 @@ def check_memory(config: SuperViTConfig, point: Complexity, batch_size: int, dev
     Raises:
         InputError: the least that the first blocks need at once, and what this process can still have.
     """
-    tokens = batch_size * (point.grid_size**2 + 1)
-    pixels = batch_size * config.in_chans * (config.patch_size * point.grid_size) ** 2
-    attention = 0 if config.exact_savings else config.num_heads * (point.grid_size**2 + 1)
+    length = config.num_prefix_tokens + point.num_patches
+    tokens, pixels = batch_size * length, batch_size * config.in_chans * config.patch_size**2 * point.num_patches
+    attention = 0 if config.exact_savings else config.num_heads * length
     needed = size * (pixels + tokens * (_LEAST_WIDTHS * config.embed_dim + attention))
     check_bytes(f"{batch_size} images at {point}", needed, device)
 

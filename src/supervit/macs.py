@@ -4,28 +4,23 @@ Counted are the matrix products: convolutions, linear layers, attention. Not cou
 biases, norms, softmax, activations, resizing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from supervit.backbones import load_family
-from supervit.complexity import Branch, Complexity, Step, grow_tree
+from supervit.complexity import Complexity, GridSize
 from supervit.config import SuperViTConfig
+from supervit.plan import Branch, Step, grow_tree
+from supervit.reducers import load_reducer
 
 
 def macs(config: SuperViTConfig, complexity: Complexity | str) -> int:
-    """MACs per image in the paper's convention, comparable with its Table 1.
+    """MACs per image in the paper's convention, comparable with its Table 1: those of the plain form.
 
-        stem + sum over blocks [4 a D^2 + 2 a^2 D + 2 m b D^2] + head
+        stem + sum over blocks [4 a D^2 + 2 a^2 D + 2 m b D^2] + what the reducer computes + head
 
-    with a the tokens into a block and b the tokens into its FFN (class token included), D the width, m the MLP ratio.
-    It is what the plain form executes (`exact_savings=False`).
+    with a the tokens into a block and b the tokens into its FFN (prefix included), D the width, m the MLP ratio.
     """
-    point, dim = Complexity.of(complexity), config.embed_dim
-    blocks = config.replace(exact_savings=False).plan(point).blocks
-    total = _stem_macs(config, point.grid_size) + _head_macs(config, blocks[-1].tokens_out)
-    for block in blocks:
-        attention = 4 * block.tokens_in * dim**2 + 2 * block.tokens_in**2 * dim
-        total += attention + 2 * block.tokens_out * dim * config.hidden_dim
-    return total
+    return executed_macs(config.replace(exact_savings=False), complexity)
 
 
 def executed_macs(config: SuperViTConfig, complexities: Complexity | str | Sequence[Complexity | str]) -> int:
@@ -36,9 +31,7 @@ def executed_macs(config: SuperViTConfig, complexities: Complexity | str | Seque
     """
     several = [complexities] if isinstance(complexities, Complexity | str) else complexities
     plans = [config.plan(complexity) for complexity in several]
-    total = 0
-    for root in grow_tree(plans):
-        total += _stem_macs(config, root.grid_size) + sum(_step_macs(config, step) for step in _steps(root))
+    total = sum(_stem_macs(config, root.grid_size) + _branch_macs(config, root) for root in grow_tree(plans))
     return total + sum(_head_macs(config, plan.blocks[-1].tokens_out) for plan in plans)
 
 
@@ -50,28 +43,38 @@ def resumed_macs(config: SuperViTConfig, complexity: Complexity | str) -> int:
     return executed_macs(config, point) - _stem_macs(config, point.grid_size) - shared
 
 
-def _steps(branch: Branch) -> Iterator[Step]:
-    yield from branch.steps
-    for _, child in branch.children:
-        yield from _steps(child)
+def _branch_macs(config: SuperViTConfig, branch: Branch) -> int:
+    total = sum(_step_macs(config, step) for step in branch.steps)
+    for kept, child in branch.children:
+        if kept is not None and branch.reduces:
+            total += load_reducer(config.reducer).reduce_macs(config, branch.steps[-1].tokens_in, kept)
+        total += _branch_macs(config, child)
+    return total
 
 
 def _step_macs(config: SuperViTConfig, step: Step) -> int:
-    dim, tokens, rows = config.embed_dim, step.tokens_in, step.tokens_out
-    ffn = 2 * rows * dim * config.hidden_dim
+    reducer, dim, tokens, rows = load_reducer(config.reducer), config.embed_dim, step.tokens_in, step.tokens_out
+    ranking = reducer.rank_macs(config, tokens) if step.tokens_ranked else 0
+    if not rows:  # a choice at the input
+        return ranking
+    ffn = 2 * step.ffn_rows * dim * config.hidden_dim
+    looks = reducer.probe is not None and (step.tokens_ranked > 0 or (reducer.observes and rows == tokens))
     if not config.exact_savings:
-        return 4 * tokens * dim**2 + 2 * tokens**2 * dim + ffn
-    # The class token's query is computed ahead of the ranking, and again among the survivors' queries.
-    queries = rows + (1 if 1 < rows < tokens else 0)
+        probing = tokens * dim + dim**2 if looks and reducer.probe != "class_token" else 0
+        return 4 * tokens * dim**2 + 2 * tokens**2 * dim + ranking + probing + ffn
+    # The first token's query is computed ahead of the ranking, and again among the survivors' queries.
+    is_chosen = step.tokens_ranked > 0 and config.num_prefix_tokens < rows < tokens
+    queries = rows + is_chosen + (looks and reducer.probe != "class_token")
     projections = (2 * tokens + queries + rows) * dim**2
-    ranking = tokens * dim if step.tokens_ranked else 0
-    return projections + 2 * rows * tokens * dim + ranking + ffn
+    if step.tokens_ranked and reducer.reads_attention:
+        ranking += tokens**2 * dim + (tokens * dim**2 if rows < tokens else 0)
+    return projections + 2 * rows * tokens * dim + (tokens * dim if looks else 0) + ranking + ffn
 
 
-def _stem_macs(config: SuperViTConfig, grid_size: int) -> int:
+def _stem_macs(config: SuperViTConfig, grid_size: GridSize) -> int:
     return int(load_family(config.family).patch_embed_macs(config, grid_size))
 
 
 def _head_macs(config: SuperViTConfig, tokens: int) -> int:
-    patches_read = 0 if config.reads_class_token_only else tokens - 1
+    patches_read = tokens - config.num_prefix_tokens if config.dense_head and config.num_classes else 0
     return (1 + patches_read) * config.embed_dim * config.num_classes

@@ -1,5 +1,6 @@
 """SuperViT: one vision transformer with many operating points that share all weights."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,18 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import supervit.reducers
 from supervit.backbones import config_from_dict, load_family, variant_config
-from supervit.complexity import Branch, Complexity, grow_tree
+from supervit.complexity import Complexity, GridSize, grid_text, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.files import refusing
 from supervit.hub import LIBRARY, TASK, fetch, model_card
-from supervit.layers import Block, Classifier, resize_images, take_survivors
+from supervit.layers import Block, Classifier, resize_images
 from supervit.limits import check_images, check_memory
-from supervit.plugins import load_plugin
+from supervit.plan import Branch, Step, grow_tree
+from supervit.reducers import load_reducer
 from supervit.storage import CONFIG_FILE, WEIGHTS_FILE, filled, fingerprint, of_run, override, read_config, write_model
+from supervit.tokens import Tokens
 from supervit.trace import Trace
 from supervit.weights import read_safetensors
 
@@ -35,6 +37,8 @@ class Encoded:
     tokens: Tensor
     """Normalised tokens (B, T, D), class token first; T = 1 where nothing else was asked for."""
     trace: Trace | None
+    penalty: Tensor | None = None
+    """A scalar that a learned reducer adds to the loss."""
 
 
 class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
@@ -48,9 +52,6 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
         config: What the model is made of; `create_model` builds it from a name.
     """
 
-    num_prefix_tokens = 1
-    global_pool = "token"
-
     def __init__(self, config: SuperViTConfig):
         super().__init__()
         family = load_family(config.family)
@@ -60,18 +61,32 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
                 f"start from one of its variants: {', '.join(family.VARIANTS)}"
             )
         self.config = config
-        score = load_plugin(supervit.reducers, config.reducer).score
+        make_reducer = load_reducer(config.reducer)
+        if make_reducer.probe == "class_token" and not config.class_token:
+            raise InputError(f"reducer {config.reducer!r} looks at the class token, which there is not; use received_attention")
         drop_path = [config.drop_path_rate * index / max(config.depth - 1, 1) for index in range(config.depth)]
         self.patch_embed = family.patch_embed(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        if config.reg_tokens:
+            self.reg_token = nn.Parameter(torch.zeros(1, config.reg_tokens, config.embed_dim))
         self.pos_embeds = nn.ParameterDict(
-            {str(g): nn.Parameter(torch.zeros(1, g * g + 1, config.embed_dim)) for g in config.grid_sizes}
+            {
+                grid_text(grid): nn.Parameter(torch.zeros(1, self.num_prefix_tokens + math.prod(sides(grid)), config.embed_dim))
+                for grid in config.grid_sizes
+            }
         )
-        self.blocks = nn.ModuleList(Block(config, rate, score) for rate in drop_path)
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(config, rate, make_reducer(config) if index in config.drop_blocks or make_reducer.observes else None)
+            for index, rate in enumerate(drop_path)
+        )
+        norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.norm = nn.Identity() if config.fc_norm else norm
+        self.fc_norm = norm if config.fc_norm else nn.Identity()
         self.grad_checkpointing = False
         self.apply(_init_weights)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for tokens in self._prefix_tokens():
+            nn.init.trunc_normal_(tokens, std=0.02)
         for table in self.pos_embeds.values():
             nn.init.trunc_normal_(table, std=0.02)
         self._make_classifiers()
@@ -120,8 +135,9 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
         complexities: Sequence[AnyComplexity | None],
         *,
         all_tokens: bool = False,
+        restore: bool = False,
         trace: bool = False,
-        mix: Callable[[Tensor, int], Tensor] | None = None,
+        mix: Callable[[Tensor, GridSize], Tensor] | None = None,
     ) -> list[Encoded]:
         """Tokens at several operating points, in the order asked: everything of `forward_paths` but the classifier.
 
@@ -129,113 +145,149 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
             images: As in `forward`.
             complexities: Operating points, not empty; None is the largest grid, uncut.
             all_tokens: Whether every surviving token is wanted, also where the head reads the class token alone.
+            restore: Whether a token is wanted for every patch of the image, in its place: where it was dropped, what it was
+                then; where it was fused or merged, the token that it is in.
             trace: Whether to say where every patch went.
-            mix: Done to the patch tokens (B, g^2, D) of each grid size g before they get positions (`MixBox.mix`).
+            mix: Done to the patch tokens (B, N, D) of each grid size before they get positions (`MixBox.mix`).
         """
         points = [self.config.space.largest if point is None else Complexity.of(point) for point in complexities]
         if not points:
             raise InputError("no complexities were asked for; name at least one, such as '14'")
-        plans = [self.config.plan(point, all_tokens=all_tokens) for point in points]
+        plans = [self.config.plan(point, all_tokens=all_tokens or restore) for point in points]
         encoded: dict[int, Encoded] = {}
         for branch in grow_tree(plans):
-            tokens = self._embed(images, branch.grid_size, mix)
-            start = Trace.start(images, branch.grid_size) if trace else None
+            tokens = self.start(self._embed(images, branch.grid_size, mix), tracks=trace, restores=restore)
+            start = Trace.start(tokens, branch.grid_size) if trace else None
             self._run_branch(branch, tokens, start, encoded)
         return [encoded[index] for index in range(len(points))]
 
-    def encode_prefix(self, images: Tensor, grid_size: int) -> Tensor:
-        """Tokens (B, g^2 + 1, D) that enter the first drop block: what all operating points of a grid size g share.
+    def encode_prefix(self, images: Tensor, grid_size: GridSize) -> Tokens:
+        """The tokens that enter the first drop block: what all operating points of a grid size share.
 
         Args:
             images: As in `forward`.
             grid_size: Patch tokens per image side, trained or not.
         """
-        tokens = self._embed(images, Complexity(grid_size).grid_size)
+        tokens = self.start(self._embed(images, Complexity(grid_size).grid_size))
         for block in self.blocks[: self.config.shared_blocks]:
-            tokens, _ = block(tokens, tokens.shape[1])
+            (tokens,) = block(tokens, tokens.values.shape[1])
         return tokens
 
-    def resume(self, prefix: Tensor, complexity: AnyComplexity) -> Tensor:
+    def resume(self, prefix: Tokens, complexity: AnyComplexity) -> Tensor:
         """Logits (B, K) at an operating point, from where `encode_prefix` stopped: those of `forward`.
 
         Args:
-            prefix: Tokens of `encode_prefix` for the grid size of this operating point, or some of its images.
+            prefix: Tokens of `encode_prefix` for the grid size of this operating point, or of some of its images
+                (`Tokens.of_images`).
             complexity: The operating point.
 
         Raises:
-            InputError: the tokens are of another grid size.
+            InputError: the tokens are of another grid size, or the operating point stops before the prefix does.
         """
-        (branch,) = grow_tree([self.config.plan(complexity)])
-        if prefix.shape[1] != branch.grid_size**2 + 1:
-            raise InputError(f"{prefix.shape[1]} tokens are not those of grid size {branch.grid_size}; encode that prefix")
+        point, shared = Complexity.of(complexity), self.config.shared_blocks
+        (branch,) = grow_tree([self.config.plan(point)])
+        if prefix.values.shape[1] != self.num_prefix_tokens + point.num_patches:
+            raise InputError(
+                f"{prefix.values.shape[1]} tokens are not those of grid {grid_text(point.grid_size)}; encode that prefix"
+            )
+        if not self.config.can_resume(point):
+            raise InputError(f"{point} stops before the {shared} blocks of the prefix are over; use forward")
         encoded: dict[int, Encoded] = {}
-        rest = replace(branch, steps=branch.steps[self.config.shared_blocks :])
-        self._run_branch(rest, prefix, None, encoded)
+        self._run_branch(replace(branch, steps=branch.steps[shared:]), prefix, None, encoded)
         return self.forward_head(encoded[0].tokens)
 
-    def _embed(self, images: Tensor, grid_size: int, mix: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
-        """Class token and patch tokens with their positions (Eq. 7)."""
+    def _embed(self, images: Tensor, grid_size: GridSize, mix: Callable[[Tensor, GridSize], Tensor] | None = None) -> Tensor:
+        """Prefix and patch tokens with their positions (Eq. 7)."""
         check_images(images, self.config.in_chans, grid_size)
         if not torch.compiler.is_compiling():
             check_memory(self.config, Complexity(grid_size), len(images), images.device, images.element_size())
-        side = self.config.patch_size * grid_size
-        tokens = self.patch_embed(resize_images(images, side, self.config.resize)).flatten(2).transpose(1, 2)
+        resized = resize_images(images, self.config.pixels(grid_size), self.config.resize)
+        tokens = self.patch_embed(resized).flatten(2).transpose(1, 2)
         tokens = mix(tokens, grid_size) if mix else tokens
-        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens + self.position_table(grid_size)
+        return self.with_prefix(tokens) + self.position_table(grid_size)
 
-    def position_table(self, grid_size: int) -> Tensor:
-        """The position table (1, g^2 + 1, D) of a grid size.
+    def with_prefix(self, tokens: Tensor) -> Tensor:
+        """Class token and registers before patch tokens (B, N, D)."""
+        before = [prefix.expand(tokens.shape[0], -1, -1) for prefix in self._prefix_tokens()]
+        return torch.cat([*before, tokens], dim=1)
+
+    def _prefix_tokens(self) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in ("cls_token", "reg_token") if hasattr(self, name)]
+
+    def position_table(self, grid_size: GridSize) -> Tensor:
+        """The position table (1, prefix + N, D) of a grid size.
 
         A grid size without a table of its own gets one interpolated (bicubic, antialiased) from the nearest trained
         grid size, the larger one of two equally near.
         """
-        if str(grid_size) in self.pos_embeds:
-            return self.pos_embeds[str(grid_size)]
-        nearest = min(self.config.grid_sizes, key=lambda trained: (abs(trained - grid_size), -trained))
-        return resample_abs_pos_embed(self.pos_embeds[str(nearest)], [grid_size] * 2, [nearest] * 2)
+        if grid_text(grid_size) in self.pos_embeds:
+            return self.pos_embeds[grid_text(grid_size)]
+        wanted = sides(grid_size)
 
-    def _run_branch(self, branch: Branch, tokens: Tensor, trace: Trace | None, encoded: dict[int, Encoded]) -> None:
+        def distance(trained: GridSize) -> tuple[int, int]:
+            rows, columns = sides(trained)
+            return max(abs(rows - wanted[0]), abs(columns - wanted[1])), -rows * columns
+
+        nearest = min(self.config.grid_sizes, key=distance)
+        table = self.pos_embeds[grid_text(nearest)]
+        return resample_abs_pos_embed(table, list(wanted), list(sides(nearest)), self.num_prefix_tokens)
+
+    def start(self, embedded: Tensor, *, tracks: bool = False, restores: bool = False) -> Tokens:
+        """Embedded tokens (B, prefix + N, D) with whatever is to be remembered of them: for a trace, to restore every patch, or
+        because the reducer wants it.
+        """
+        reducer, tokens = load_reducer(self.config.reducer), Tokens(embedded, self.num_prefix_tokens)
+        restores = restores or reducer.keeps_aside
+        return tokens.tracked(aside=restores) if tracks or restores or reducer.tracks_patches else tokens
+
+    def finish(self, tokens: Tokens) -> Tensor:
+        """Tokens after the last block, normalised (B, T, D); of every patch in its place where they are to be restored."""
+        values = tokens.values
+        if tokens.aside is not None:
+            values = torch.cat([values[:, : tokens.prefix], tokens.restored()], dim=1)
+        return self.norm(values)
+
+    def _run_branch(self, branch: Branch, tokens: Tokens, trace: Trace | None, encoded: dict[int, Encoded]) -> None:
         """Run a branch and all that follows it, filling `encoded` by path index."""
-        order = None
-        for step in branch.steps:
-            block = self.blocks[step.block]
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                tokens, order = checkpoint(block, tokens, step.tokens_out, step.tokens_ranked, use_reentrant=False)
-            else:
-                tokens, order = block(tokens, step.tokens_out, step.tokens_ranked)
-        for kept, child in branch.children:
-            last = branch.steps[-1]
-            if kept == last.tokens_in:
-                self._run_branch(child, tokens, trace, encoded)
-                continue
-            assert order is not None
-            in_place = last.tokens_out == last.tokens_in  # else the rows are the survivors already, best first
-            survivors = take_survivors(tokens, order, kept) if in_place else tokens[:, :kept]
-            child_trace = trace and trace.drop(last.block, order[:, : kept - 1])
-            self._run_branch(child, survivors, child_trace, encoded)
+        ends: tuple[Tokens, ...] = (tokens,)
+        for index, step in enumerate(branch.steps):
+            is_fork = branch.reduces and index == len(branch.steps) - 1
+            keep = tuple(kept for kept, _ in branch.children) if is_fork else (None,)
+            ends = self._run_block(step, ends[0], keep)
         if branch.paths:
-            encoded.update(dict.fromkeys(branch.paths, Encoded(self.norm(tokens), trace)))
+            encoded.update(dict.fromkeys(branch.paths, Encoded(self.finish(ends[0]), trace, ends[0].penalty)))
+        for (kept, child), end in zip(branch.children, ends if branch.reduces else ends * len(branch.children), strict=True):
+            child_trace = trace if trace is None or kept is None else trace.after(branch.steps[-1].block, end)
+            self._run_branch(child, end, child_trace, encoded)
+
+    def _run_block(self, step: Step, tokens: Tokens, keep: tuple[int | None, ...]) -> tuple[Tokens, ...]:
+        block, rows = self.blocks[step.block], step.tokens_out
+        if rows == step.tokens_in:
+            rows = tokens.values.shape[1]  # in training, a learned reducer may leave more tokens than are planned
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, tokens, rows, keep, step.tokens_ranked, use_reentrant=False)
+        return block(tokens, rows, keep, step.tokens_ranked)
 
     # --- the surface that timm users expect -----------------------------------------------------------------------
 
     def forward_features(self, images: Tensor, complexity: AnyComplexity | None = None) -> Tensor:
-        """Normalised tokens (B, 1 + survivors, D), class token first. Arguments as in `forward`."""
+        """Normalised tokens (B, prefix + survivors, D), class token first. Arguments as in `forward`."""
         (encoded,) = self.encode(images, [complexity], all_tokens=True)
         return encoded.tokens
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, K) of normalised tokens (B, T, D), or the class token (B, D) with `pre_logits`.
+        """Logits (B, K) of normalised tokens (B, T, D), or what is pooled (B, D) with `pre_logits`.
 
         With a dense head: head(class token) + `dense_weight` * maximum over the patch tokens of aux_head(token).
         """
-        class_token = tokens[:, 0]
+        patches = tokens[:, self.num_prefix_tokens :]
+        pooled = self.fc_norm(tokens[:, 0] if self.config.global_pool == "token" else patches.mean(dim=1))
         if pre_logits:
-            return class_token
-        logits = self.head(class_token)
-        if self.config.reads_class_token_only:
+            return pooled
+        logits = self.head(pooled)
+        if not self.config.dense_head or not self.config.num_classes:
             return logits
-        return logits + self.config.dense_weight * self.aux_head(tokens[:, 1:]).amax(dim=1)
+        return logits + self.config.dense_weight * self.aux_head(patches).amax(dim=1)
 
     def get_classifier(self) -> nn.Module:
         """The classifier of the class token: a linear layer, or the identity without classes."""
@@ -246,9 +298,9 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
 
         Args:
             num_classes: Classes; 0 makes the model return the class token.
-            global_pool: Must be None or "token": the class token is what SuperViT pools.
+            global_pool: Must be None or what the model has: its family says where the classifier reads from.
         """
-        check_global_pool(global_pool)
+        check_global_pool(global_pool, self.global_pool)
         self.config = self.config.replace(num_classes=num_classes, class_names=())
         self._make_classifiers()
 
@@ -260,15 +312,27 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
     def _classifier(self, linear: type[nn.Linear]) -> nn.Module:
         classes = self.config.num_classes
         classifier = linear(self.config.embed_dim, classes) if classes else nn.Identity()
-        return classifier.apply(_init_weights).to(self.cls_token.device, self.cls_token.dtype)
+        table = next(iter(self.pos_embeds.values()))
+        return classifier.apply(_init_weights).to(table.device, table.dtype)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizers should not decay, besides biases and norms."""
-        return {"cls_token", *(f"pos_embeds.{grid}" for grid in self.config.grid_sizes)}
+        tables = {f"pos_embeds.{name}" for name in self.pos_embeds}
+        return tables | {name for name in ("cls_token", "reg_token") if hasattr(self, name)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks in the backward pass instead of keeping their activations."""
         self.grad_checkpointing = enable
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before those of the patches."""
+        return self.config.num_prefix_tokens
+
+    @property
+    def global_pool(self) -> str:
+        """Where the classifier reads from: `token` or `avg`."""
+        return self.config.global_pool
 
     @property
     def num_classes(self) -> int:
@@ -289,7 +353,7 @@ class SuperViT(nn.Module, ModelHubMixin, library_name=LIBRARY, tags=[TASK]):
         first_conv = next(name for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
         return {
             "architecture": f"supervit_{config.family}", "num_classes": config.num_classes,
-            "input_size": (config.in_chans, config.image_size, config.image_size),
+            "input_size": (config.in_chans, *sides(config.image_size)),
             "mean": config.mean, "std": config.std, "interpolation": config.interpolation, "crop_pct": config.crop_pct,
             "fixed_input_size": False, "pool_size": None, "first_conv": first_conv,
             "classifier": ("head", "aux_head") if config.dense_head else "head",
@@ -365,10 +429,10 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def check_global_pool(global_pool: str | None) -> None:
-    """Refuse a pooling that SuperViT does not have."""
-    if global_pool not in (None, "token"):
-        raise InputError(f"global_pool {global_pool!r} is not available; SuperViT pools the class token ('token')")
+def check_global_pool(global_pool: str | None, own: str = "token") -> None:
+    """Refuse another pooling than the model has."""
+    if global_pool not in (None, own):
+        raise InputError(f"global_pool {global_pool!r} is not available; this SuperViT pools {own!r}")
 
 
 def create_model(name: str, img_size: int | tuple[int, int] | None = None, **overrides: Any) -> SuperViT:

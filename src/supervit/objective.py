@@ -60,8 +60,8 @@ def _teacher_of(point: Complexity, points: Sequence[Complexity], teacher: Teache
         return None
     if not point.is_uncut:
         return point.uncut
-    largest = max(other.grid_size for other in points)
-    return Complexity(largest) if teacher == "larger_grid" and point.grid_size < largest else None
+    largest = max(points).uncut
+    return largest if teacher == "larger_grid" and point != largest else None
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

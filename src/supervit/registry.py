@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from supervit.backbones import variant_config, variant_names
+from supervit.complexity import grid_text
 from supervit.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def timm_name(variant: str) -> str:
     """The name of a variant in timm's registry: `deit_small` is `supervit_deit_small_patch16_224`."""
     config = variant_config(variant)
-    return f"supervit_{variant}_patch{config.patch_size}_{config.image_size}"
+    return f"supervit_{variant}_patch{config.patch_size}_{grid_text(config.image_size)}"
 
 
 def register_with_timm() -> None:

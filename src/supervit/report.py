@@ -96,6 +96,7 @@ def _records(results: Sequence[Result]) -> list[dict[str, Any]]:
             "complexity": str(r.complexity),
             "grid_size": r.complexity.grid_size,
             "keep_rate": r.complexity.keep_rate,
+            "exit_block": r.complexity.exit_block,
             "top1": r.top1,
             "top5": r.top5,
             "macs": r.macs,

@@ -23,6 +23,7 @@ from torchvision.ops import roi_align
 from torchvision.transforms.functional import hflip, resized_crop
 
 from supervit.augmentation import create_augmentation
+from supervit.complexity import GridSize, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.files import make_directory, refusing, whole_file
@@ -103,7 +104,7 @@ class TokenLabels(NamedTuple):
     flipped: Tensor
     """Whether the crop was mirrored left to right (B), bool."""
     cells: Tensor
-    """Which cell of the (mirrored) crop each patch shows (B, g, g), int64: row * g + column, or -1 for fill."""
+    """Which cell of the (mirrored) crop each patch shows (B, rows, columns), int64: row * columns + column, or -1 for fill."""
 
 
 def token_targets(labels: TokenLabels, num_classes: int, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -122,7 +123,7 @@ def token_targets(labels: TokenLabels, num_classes: int, *, label_smoothing: flo
     come from the box mirrored at the diagonal; its smoothed targets sum to 1 + label_smoothing / K.
     """
     batch, _, height, width = labels.scores.shape
-    grid = labels.cells.shape[-1]
+    grid, columns = tuple(labels.cells.shape[1:]), labels.cells.shape[2]
     maps = labels.scores.new_zeros(batch, num_classes, height, width).scatter_(1, labels.classes, labels.scores)
     corners = labels.boxes * labels.boxes.new_tensor([width, height, width, height])
     boxes = torch.cat([torch.arange(batch, device=corners.device).unsqueeze(1), corners], dim=1)
@@ -131,7 +132,7 @@ def token_targets(labels: TokenLabels, num_classes: int, *, label_smoothing: flo
     if label_smoothing:
         targets = targets.lerp(torch.full_like(targets, 1 / num_classes), label_smoothing)
     # Reading the mirrored column mirrors the map; fill, -1, reads the last row, which is the crop's.
-    mirrored = labels.cells + grid - 1 - 2 * (labels.cells % grid)
+    mirrored = labels.cells + columns - 1 - 2 * (labels.cells % columns)
     cells = torch.where(labels.flipped[:, None, None] & (labels.cells >= 0), mirrored, labels.cells).flatten(1)
     return targets[:, -1], targets[torch.arange(batch, device=cells.device).unsqueeze(1), cells]
 
@@ -223,7 +224,7 @@ class JointAugment:
         if auto_augment is not None and not auto_augment.startswith("rand"):
             raise InputError(f"auto_augment {auto_augment!r} does not tell its geometry; use None or such as rand-m9-mstd0.5")
         crop_and_flip, policy, self.finish = create_augmentation(
-            (model.in_chans, model.image_size, model.image_size), is_training=True, separate=True,
+            (model.in_chans, *sides(model.image_size)), is_training=True, separate=True,
             scale=scale, ratio=ratio, hflip=hflip, color_jitter=None, auto_augment=auto_augment, interpolation=interpolation,
             mean=model.mean, std=model.std, re_prob=random_erasing, re_mode="pixel",
         )  # fmt: skip
@@ -232,8 +233,8 @@ class JointAugment:
         self.policies = [
             RandAugment([_JointOp.of(op) for op in own.ops], own.num_layers, own.choice_weights) for own in policy.transforms
         ]
-        grid = model.grid_sizes[-1]
-        numbers = np.arange(grid**2, dtype=np.int32).reshape(grid, grid)
+        grid = sides(model.grid_sizes[-1])
+        numbers = np.arange(math.prod(grid), dtype=np.int32).reshape(grid)
         self.patch_size = model.patch_size
         self.cells = Image.fromarray(numbers.repeat(self.patch_size, axis=0).repeat(self.patch_size, axis=1))
 
@@ -261,32 +262,38 @@ class JointAugment:
 class MixBox:
     """A box of patches that each image of a batch takes from its partner: image b from image B - 1 - b.
 
-    Rows `top` to `bottom` and columns `left` to `right`, ends excluded, of a grid of `grid_size`^2 patches.
+    Rows `top` to `bottom` and columns `left` to `right`, ends excluded, of a grid.
     """
 
-    grid_size: int
+    grid_size: GridSize
     top: int
     bottom: int
     left: int
     right: int
 
     @classmethod
-    def draw(cls, grid_size: int, generator: random.Random, alpha: float = 1.0) -> Self | None:
+    def draw(cls, grid_size: GridSize, generator: random.Random, alpha: float = 1.0) -> Self | None:
         """A box of area 1 - lambda before the border cuts it, lambda ~ Beta(alpha, alpha); None where that is no patch."""
-        half = int(grid_size * math.sqrt(1 - generator.betavariate(alpha, alpha))) // 2
-        row, column = generator.randrange(grid_size), generator.randrange(grid_size)
-        if half == 0:
+        share = math.sqrt(1 - generator.betavariate(alpha, alpha))  # of each side
+        halves = [int(side * share) // 2 for side in sides(grid_size)]
+        centres = [generator.randrange(side) for side in sides(grid_size)]
+        if 0 in halves:
             return None
-        vertical, horizontal = ((max(centre - half, 0), min(centre + half, grid_size)) for centre in (row, column))
+        vertical, horizontal = (
+            (max(centre - half, 0), min(centre + half, side))
+            for centre, half, side in zip(centres, halves, sides(grid_size), strict=True)
+        )
         return cls(grid_size, *vertical, *horizontal)
 
-    def scaled(self, grid_size: int) -> Self:
+    def scaled(self, grid_size: GridSize) -> Self:
         """The box on another grid, its borders rounded to whole patches."""
-        borders = (round(border * grid_size / self.grid_size) for border in (self.top, self.bottom, self.left, self.right))
-        return type(self)(grid_size, *borders)
+        (rows, columns), (own_rows, own_columns) = sides(grid_size), sides(self.grid_size)
+        vertical = (round(border * rows / own_rows) for border in (self.top, self.bottom))
+        horizontal = (round(border * columns / own_columns) for border in (self.left, self.right))
+        return type(self)(grid_size, *vertical, *horizontal)
 
-    def mix(self, tokens: Tensor, grid_size: int) -> Tensor:
-        """Patch tokens, or their targets, (B, g^2, D), row by row, with the box exchanged.
+    def mix(self, tokens: Tensor, grid_size: GridSize) -> Tensor:
+        """Patch tokens, or their targets, (B, N, D), row by row, with the box exchanged.
 
         Mixing the targets gives the loss of undoing the mix on the dense logits, as the original does: the same patches
         meet the same targets, and the mean has no order. Where tokens were dropped, patches have moved and neither works;
@@ -294,15 +301,15 @@ class MixBox:
 
         Args:
             tokens: Of the images in the order of the batch.
-            grid_size: Patches per side g.
+            grid_size: Patches per side.
         """
         box = self.scaled(grid_size)
-        is_inside = torch.zeros(grid_size, grid_size, 1, dtype=torch.bool, device=tokens.device)
+        is_inside = torch.zeros(*sides(grid_size), 1, dtype=torch.bool, device=tokens.device)
         is_inside[box.top : box.bottom, box.left : box.right] = True
         return torch.where(is_inside.flatten(0, 1), tokens.flip(0), tokens)
 
-    def mix_targets(self, targets: Tensor, grid_size: int) -> Tensor:
+    def mix_targets(self, targets: Tensor, grid_size: GridSize) -> Tensor:
         """Targets of whole images (B, K), each with its partner's by the share of the patches that come from there."""
         box = self.scaled(grid_size)
-        share = (box.bottom - box.top) * (box.right - box.left) / grid_size**2
+        share = (box.bottom - box.top) * (box.right - box.left) / math.prod(sides(grid_size))
         return targets.lerp(targets.flip(0), share)

@@ -1,48 +1,63 @@
 import pytest
 import torch
 
-from supervit.layers import Block, resize_images, take_survivors
-from supervit.reducers.class_attention import score
+from supervit.layers import Block, resize_images
+from supervit.reducers import with_prefix
+from supervit.reducers.class_attention import Reducer
+from supervit.tokens import Tokens
 from tests.conftest import small_config
 
 
 def test_the_size_that_fits_is_not_touched(images):
-    assert resize_images(images, 28, "align_corners") is images
+    assert resize_images(images, (28, 28), "align_corners") is images
 
 
 def test_align_corners_keeps_the_corner_pixels(images):
-    small = resize_images(images, 16, "align_corners")
+    small = resize_images(images, (16, 16), "align_corners")
     assert torch.equal(small[..., [0, 0, -1, -1], [0, -1, 0, -1]], images[..., [0, 0, -1, -1], [0, -1, 0, -1]])
 
 
 def test_half_pixel_equals_resizing_each_patch_on_its_own():
     images = torch.randn(1, 3, 32, 32)  # 4x4 patches of 8 pixels, each to 4 pixels
     patches = images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
-    each = resize_images(patches, 4, "half_pixel").unflatten(0, (1, 4, 4)).permute(0, 3, 1, 4, 2, 5).reshape(1, 3, 16, 16)
-    torch.testing.assert_close(resize_images(images, 16, "half_pixel"), each)
+    each = resize_images(patches, (4, 4), "half_pixel").unflatten(0, (1, 4, 4)).permute(0, 3, 1, 4, 2, 5).reshape(1, 3, 16, 16)
+    torch.testing.assert_close(resize_images(images, (16, 16), "half_pixel"), each)
 
 
 def test_antialias_averages_what_it_shrinks():
     stripes = torch.tensor([1.0, -1.0]).repeat(16).expand(1, 1, 32, 32)
-    assert resize_images(stripes, 4, "antialias").abs().max() < 0.1
-    assert resize_images(stripes, 4, "align_corners").abs().max() > 0.3
+    assert resize_images(stripes, (4, 4), "antialias").abs().max() < 0.1
+    assert resize_images(stripes, (4, 4), "align_corners").abs().max() > 0.3
 
 
 def test_survivors_are_the_class_token_then_the_best():
-    tokens = torch.arange(5.0).view(1, 5, 1)
-    order = torch.tensor([[3, 0, 1]])
-    assert take_survivors(tokens, order, 3).flatten().tolist() == [0, 4, 1]
+    tokens = Tokens(torch.arange(5.0).view(1, 5, 1)).tracked()
+    taken = tokens.take(with_prefix(torch.tensor([[3, 0, 1]]), 1, 3))
+    assert taken.values.flatten().tolist() == [0, 4, 1]
+    assert taken.patches.tolist() == [[2, -1, -1, 1]]
+
+
+def block_of(drop_path: float = 0.0, **config):
+    config = small_config(**config)
+    return Block(config, drop_path, Reducer(config)).eval()
+
+
+def run(block, values, rows):
+    """The values that a block makes of all tokens, or of the best."""
+    keep = (None,) if rows == values.shape[1] else (rows,)
+    return block(Tokens(values), rows, keep, 0 if keep == (None,) else rows)[0].values
 
 
 @pytest.mark.parametrize("rows", [1, 4, 9])
 def test_rows_of_the_saving_form_are_those_of_the_plain_form(rows):
     tokens = torch.randn(2, 9, 24)
-    saving, plain = (Block(small_config(exact_savings=flag), 0.0, score).eval() for flag in (True, False))
+    saving, plain = (block_of(exact_savings=flag) for flag in (True, False))
     plain.load_state_dict(saving.state_dict())
-    got, order = saving(tokens, rows, 4)
-    expected, plain_order = plain(tokens, max(rows, 4), 4)
-    assert torch.equal(order, plain_order)
-    torch.testing.assert_close(got, expected[:, :rows], atol=1e-5, rtol=1e-5)
+    tokens, keep = Tokens(tokens).tracked(), (None,) if rows == 9 else (4,)
+    (got,) = saving(tokens, rows, keep, 4)
+    (expected,) = plain(tokens, max(rows, 4), keep, 4)
+    assert torch.equal(got.patches, expected.patches)
+    torch.testing.assert_close(got.values, expected.values[:, :rows], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kept", [4, 9])
@@ -54,28 +69,28 @@ def test_a_drop_of_any_count_is_the_block_with_the_best_first(kept):
 
 
 def test_ffn_in_slices_equals_ffn_in_one(monkeypatch):
-    block = Block(small_config(), 0.0, score).eval()
+    block = block_of()
     tokens = torch.randn(3, 20, 24)
-    whole, _ = block(tokens, 20)  # with gradient: in one
+    whole = run(block, tokens, 20)  # with gradient: in one
     monkeypatch.setattr("supervit.layers._ROWS_PER_SLICE", 7)
     with torch.no_grad():
-        sliced, _ = block(tokens, 20)
-        empty, _ = block(tokens[:0], 20)
+        sliced = run(block, tokens, 20)
+        empty = run(block, tokens[:0], 20)
     torch.testing.assert_close(sliced, whole.detach())
     assert empty.shape == (0, 20, 24)
 
 
 def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
-    block = Block(small_config(), 0.5, score).train()
+    block = block_of(0.5).train()
     tokens = torch.randn(64, 3, 24)
-    unchanged = (block(tokens, 3)[0] == tokens).flatten(1).all(dim=1)
+    unchanged = (run(block, tokens, 3) == tokens).flatten(1).all(dim=1)
     assert 4 < unchanged.sum() < 32  # both branches dropped: a quarter of the images
 
 
 def test_a_block_changes_nothing_that_its_caller_holds():
-    block = Block(small_config(), 0.0, score).eval()
+    block = block_of()
     tokens = torch.randn(2, 9, 24)
     before = tokens.clone()
     with torch.no_grad():
-        block(tokens, 4, 4)
+        run(block, tokens, 4)
     assert torch.equal(tokens, before)

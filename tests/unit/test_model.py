@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from supervit import Complexity, InputError, SuperViT, create_model
+from supervit.tokens import Tokens
 from supervit.trace import Trace
 from tests.conftest import small_config, trained_like
 
@@ -75,9 +76,7 @@ def test_traces_of_paths_together_are_those_of_paths_alone(model, images):
 def test_trace_follows_the_class_attention(images):
     """The patches that block 3 drops are those with the least class attention, computed here the long way."""
     model = trained_like(SuperViT(small_config())).eval()
-    tokens = model._embed(images, 7)
-    for block in model.blocks[:3]:
-        tokens, _ = block(tokens, 50)
+    tokens = model.encode_prefix(images, 7).values
     attention = model.blocks[3].attn
     query, key, _ = attention.project(model.blocks[3].norm1(tokens))
     scores = (query @ key.transpose(-2, -1) * 8**-0.5).softmax(-1)[:, :, 0, 1:].mean(1)
@@ -86,8 +85,11 @@ def test_trace_follows_the_class_attention(images):
     assert torch.equal(trace.dropped[3].sort(dim=1).values, expected)
 
 
-def test_start_of_a_trace_keeps_everything(images):
-    assert torch.equal(Trace.start(images, 3).drop_map(), torch.full((2, 3, 3), -1))
+def test_start_of_a_trace_keeps_everything():
+    trace = Trace.start(Tokens(torch.zeros(2, 10, 1)).tracked(), 3)
+    assert torch.equal(trace.drop_map(), torch.full((2, 3, 3), -1))
+    assert torch.equal(trace.kept, torch.arange(9).expand(2, -1))
+    assert trace.dropped == {}
 
 
 def test_untrained_grid_takes_the_positions_of_the_nearest_trained_one(model, images):
@@ -110,10 +112,10 @@ def test_of_two_equally_near_grids_the_larger_gives_the_positions():
 @pytest.mark.parametrize(
     "shape, message",
     [
-        ((2, 1, 28, 28), r"expected \(batch, 3, S, S\)"),
-        ((2, 3, 28, 20), "square"),
+        ((2, 1, 28, 28), r"expected \(batch, 3, height, width\)"),
+        ((2, 3, 28, 20), "images of 28x20 pixels have not the shape of grid 7, which is square"),
         ((3, 28, 28), r"shape \(3, 28, 28\) do not fit"),
-        ((2, 3, 6, 6), "images of 6 pixels are too small for grid size 7"),
+        ((2, 3, 6, 6), "images of 6x6 pixels are too small for grid 7"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(model, shape, message):
@@ -147,11 +149,20 @@ def test_gradient_checkpointing_changes_no_gradient(model, images):
 
 
 def test_selection_carries_no_gradient_into_the_scores(images):
-    """Where the survivors are fixed, the class query of a drop block gets its gradient from its own row alone."""
-    model = trained_like(SuperViT(small_config(reducer="random")))
-    torch.manual_seed(3)
-    model(images, "7@0.5").sum().backward()
-    assert model.blocks[3].attn.qkv.weight.grad.isfinite().all()
+    """The scores that rank have no gradient, and the same survivors drawn otherwise give the same gradient."""
+    model, seen = trained_like(SuperViT(small_config())), []
+    reducer = model.blocks[3].reducer
+    score = type(reducer).score
+    reducer.score = lambda evidence: seen.append(score(reducer, evidence)) or seen[-1]
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        model(images, "7@0.5").square().sum().backward()
+        gradients.append(model.blocks[3].attn.qkv.weight.grad.clone())
+        reducer.score = lambda evidence: seen[0]  # constants
+    assert not seen[0].requires_grad
+    assert gradients[0].abs().max() > 0
+    assert torch.equal(*gradients)
 
 
 def test_initialisation_is_the_released_one():
@@ -182,7 +193,7 @@ def test_the_uncut_path_runs_no_ranking(model, images):
     with FlopCounterMode(display=False) as uncut:
         model(images, "7")
     calls = []
-    model.blocks[3].score = lambda attention, tokens: calls.append(attention.shape) or attention[:, 0, 1:]
+    model.blocks[3].reducer.score = lambda seen: calls.append(seen.attention.shape) or seen.attention[:, 0, 1:]
     model(images, "7")
     assert calls == []
     model(images, "7@0.5")
@@ -211,7 +222,7 @@ def test_forward_takes_a_list_too(model, images):
 def test_a_resumed_prefix_gives_the_same_logits(model, images, point):
     prefix = model.encode_prefix(images, Complexity.of(point).grid_size)
     assert torch.equal(model.resume(prefix, point), model(images, point))
-    torch.testing.assert_close(model.resume(prefix[1:], point), model(images, point)[1:])
+    torch.testing.assert_close(model.resume(prefix.of_images(slice(1, None)), point), model(images, point)[1:])
 
 
 @pytest.mark.parametrize("drop_blocks", [(), (0, 5), (11,)])
@@ -222,5 +233,5 @@ def test_a_prefix_ends_before_the_first_drop_block(images, drop_blocks):
 
 
 def test_a_prefix_of_another_grid_is_refused(model, images):
-    with pytest.raises(InputError, match="50 tokens are not those of grid size 4"):
+    with pytest.raises(InputError, match="50 tokens are not those of grid 4"):
         model.resume(model.encode_prefix(images, 7), "4@0.5")

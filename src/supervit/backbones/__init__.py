@@ -14,6 +14,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from supervit.complexity import Complexity, GridSize, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, unknown_name
 from supervit.plugins import load_plugin, plugin_names
@@ -34,7 +35,7 @@ def variant_config(name: str, img_size: int | tuple[int, int] | None = None, **o
 
     Args:
         name: Variant, such as `deit_small`.
-        img_size: Image side in pixels (or a square's two), a multiple of the patch size: scales the grid sizes of the menu.
+        img_size: Image side in pixels, or (height, width), multiples of the patch size: scales the grid sizes of the menu.
         overrides: Fields of the config that differ from the variant's.
 
     Raises:
@@ -49,19 +50,22 @@ def variant_config(name: str, img_size: int | tuple[int, int] | None = None, **o
 
 
 def _at_image_size(config: SuperViTConfig, img_size: int | tuple[int, int]) -> SuperViTConfig:
-    sides = {img_size} if isinstance(img_size, int) else set(img_size)
-    side = sides.pop()
-    if sides or side < 2 * config.patch_size or side % config.patch_size:
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if any(side < 2 * config.patch_size or side % config.patch_size for side in (height, width)):
         raise InputError(
-            f"img_size {img_size} must be one side, a multiple of patch_size {config.patch_size}, at least two patches"
+            f"img_size {img_size} must be a multiple of patch_size {config.patch_size}, at least two patches: one side, or "
+            "(height, width)"
         )
-    return config.replace(grid_sizes=scaled_grid_sizes(config.grid_sizes, side // config.patch_size))
+    return config.replace(
+        grid_sizes=scaled_grid_sizes(config.grid_sizes, (height // config.patch_size, width // config.patch_size))
+    )
 
 
-def scaled_grid_sizes(grid_sizes: tuple[int, ...], largest: int) -> tuple[int, ...]:
+def scaled_grid_sizes(grid_sizes: tuple[GridSize, ...], largest: GridSize) -> tuple[GridSize, ...]:
     """The menu with `largest` as its largest grid and the others in proportion (duplicates and grids under 2 left out)."""
-    scaled = (round(grid * largest / max(grid_sizes)) for grid in grid_sizes)
-    return tuple(sorted({grid for grid in scaled if grid >= 2}))
+    (most_rows, most_columns), (rows, columns) = sides(grid_sizes[-1]), sides(largest)
+    scaled = {(round(r * rows / most_rows), round(c * columns / most_columns)) for r, c in map(sides, grid_sizes)}
+    return tuple(point.grid_size for point in sorted(Complexity(grid) for grid in scaled if min(grid) >= 2))
 
 
 def config_from_dict(values: dict[str, Any]) -> SuperViTConfig:

@@ -3,9 +3,11 @@
 Source: Touvron et al., "Training data-efficient image transformers & distillation through attention" (2021).
 """
 
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from supervit.complexity import GridSize, sides
 from supervit.config import SuperViTConfig
 
 if TYPE_CHECKING:
@@ -28,6 +30,6 @@ def patch_embed(config: SuperViTConfig) -> "nn.Sequential":
     return nn.Sequential(OrderedDict(proj=projection))
 
 
-def patch_embed_macs(config: SuperViTConfig, grid_size: int) -> int:
+def patch_embed_macs(config: SuperViTConfig, grid_size: GridSize) -> int:
     """Multiply-accumulates of the patch embedding of one image."""
-    return grid_size**2 * config.in_chans * config.patch_size**2 * config.embed_dim
+    return math.prod(sides(grid_size)) * config.in_chans * config.patch_size**2 * config.embed_dim

@@ -5,10 +5,12 @@ Differs: logits are head(class token) + `dense_weight` times the best patch's in
 without token labels is evaluated as it was trained.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from supervit.complexity import GridSize, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 
@@ -64,8 +66,9 @@ def patch_embed(config: Config) -> "nn.Sequential":
     return nn.Sequential(layers)
 
 
-def patch_embed_macs(config: Config, grid_size: int) -> int:
+def patch_embed_macs(config: Config, grid_size: GridSize) -> int:
     """Multiply-accumulates of stem and projection of one image."""
     half, width = config.patch_size // 2, config.stem_channels
-    convolutions = (half * grid_size) ** 2 * width * (config.in_chans * 49 + 2 * width * 9)
-    return convolutions + grid_size**2 * width * half**2 * config.embed_dim
+    patches = math.prod(sides(grid_size))
+    convolutions = half**2 * patches * width * (config.in_chans * 49 + 2 * width * 9)
+    return convolutions + patches * width * half**2 * config.embed_dim

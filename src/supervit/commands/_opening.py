@@ -3,6 +3,7 @@
 A command's module imports options alone; what runs is imported in its `run`, so that help is there at once.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, sides
 from supervit.config import Interpolation, Resize, SuperViTConfig
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
@@ -158,7 +159,9 @@ def open_loader(data: SourceConfig, split: Split, config: SuperViTConfig) -> "Ep
     name = "the data" if data.root is None else f"the data in {str(data.root)!r}"
     check_classes(dataset.classes, config, name, is_listed=data.class_list is not None)
     batch = min(data.batch_size, len(dataset))  # before they are read into memory
-    check_bytes(f"batches of {batch} images", 4 * batch * config.in_chans * config.image_size**2, torch.device("cpu"))
+    check_bytes(
+        f"batches of {batch} images", 4 * batch * config.in_chans * math.prod(sides(config.image_size)), torch.device("cpu")
+    )
     return EpochLoader(dataset, data.batch_size, data.workers, max_damaged=data.max_damaged)
 
 

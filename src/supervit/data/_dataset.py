@@ -4,6 +4,7 @@ from typing import Any
 
 import supervit.data
 from supervit.augmentation import create_augmentation
+from supervit.complexity import sides
 from supervit.config import SuperViTConfig
 from supervit.data._config import DataConfig, SourceConfig, Split
 from supervit.data._images import InMode
@@ -65,7 +66,7 @@ def _transform(model: SuperViTConfig, augmentation: DataConfig | None) -> InMode
 
 def _input_format(model: SuperViTConfig) -> dict[str, Any]:
     return {
-        "input_size": (model.in_chans, model.image_size, model.image_size),
+        "input_size": (model.in_chans, *sides(model.image_size)),
         "mean": model.mean,
         "std": model.std,
         "interpolation": model.interpolation,

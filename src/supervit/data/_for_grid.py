@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from supervit.complexity import GridSize
 from supervit.config import PILLOW_MODES, Interpolation, Resize, SuperViTConfig
 from supervit.data._images import LONGEST
 from supervit.data._opening import decode, orientation_of, undecoded_jpeg
@@ -55,7 +56,9 @@ class _Axis:
     """For some pixels of the grid at a time: which of the window count, and the weights (pixels of the grid, of the slice)."""
 
 
-def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int, exif_orientation: bool = True) -> Tensor | None:
+def read_for_grid(
+    image: Image.Image, config: SuperViTConfig, grid_size: GridSize, exif_orientation: bool = True
+) -> Tensor | None:
     """The pixels that a model sees at a grid size (C, side, side), normalised, without the steps between.
 
     Between two steps evaluation rounds to 8 bits; this does not: on photographs a difference of 0.2 of 255 levels in the mean.
@@ -70,19 +73,22 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int, ex
         exif_orientation: Whether the picture is turned as its EXIF data say.
 
     Returns:
-        None where evaluation's own way is the better one: the grid is not smaller than the largest; the image is neither grey
+        None where evaluation's own way is the better one: the grid is not smaller than the largest or is no square; the image is neither grey
         nor RGB of 8 bits, so long that evaluation cuts off its ends, or large and no JPEG to reduce; or the config resizes to
         the nearest pixel.
     """
-    side, short = config.patch_size * grid_size, min(image.size)
+    whole, short = config.image_size, min(image.size)
     is_suitable = image.mode in PILLOW_MODES.values() and 0 < max(image.size) <= LONGEST * short
-    if not is_suitable or side >= config.image_size or config.interpolation == "nearest":
+    if not is_suitable or config.interpolation == "nearest" or not (isinstance(grid_size, int) and isinstance(whole, int)):
         return None
-    resized, scale = math.floor(config.image_size / config.crop_pct), _BLOCK
+    side = config.patch_size * grid_size
+    if side >= whole:
+        return None
+    resized, scale = math.floor(whole / config.crop_pct), _BLOCK
     turn = 1
     if undecoded_jpeg(image):
         turn = orientation_of(image) if exif_orientation else 1
-        needed = resized * side / config.image_size if config.resize == "antialias" else resized
+        needed = resized * side / whole if config.resize == "antialias" else resized
         scale = next((scale for scale in _SCALES if short * scale >= needed * _BLOCK), _BLOCK)
     if scale == _BLOCK and max(image.size) > _LONGEST_WHOLE:
         return None
@@ -90,7 +96,7 @@ def read_for_grid(image: Image.Image, config: SuperViTConfig, grid_size: int, ex
         image = decode(image, Reading(exif_orientation=exif_orientation))
     lengths = image.size[::-1] if turn in _SWAPS_AXES else image.size
     is_mirrored = (scale < _BLOCK and turn in _MIRRORS_COLUMNS, scale < _BLOCK and turn in _MIRRORS_ROWS)
-    steps = (config.image_size, side, config.interpolation, config.resize)
+    steps = (whole, side, config.interpolation, config.resize)
     columns, rows = (
         _axis(_Steps(length, scale, resized * length // short, *steps, mirrored))
         for length, mirrored in zip(lengths, is_mirrored, strict=True)

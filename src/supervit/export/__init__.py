@@ -30,7 +30,7 @@ from torch import Tensor
 
 from supervit._version import __version__
 from supervit.backbones import config_from_dict
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, GridSize
 from supervit.errors import InputError, SuperViTError, reason_of
 from supervit.export._describe import (
     Preprocessing,
@@ -72,10 +72,10 @@ class PointReport:
     """One operating point of an artefact, and how to ask for it."""
 
     complexity: str
-    image_size: int
-    """Side in pixels of the images it takes."""
+    image_size: GridSize
+    """Side in pixels of the images it takes, or (height, width)."""
     keep: tuple[int, ...]
-    """Input `keep` of an elastic graph at this point: tokens that survive each drop block, class token included."""
+    """Input `keep` of an elastic graph at this point: tokens that survive each drop block, prefix included."""
     difference: float
     """Largest absolute difference of a logit to PyTorch in float32, on random images."""
 
@@ -192,7 +192,7 @@ def export_model(
 
 def _describe(graph: Graph, target: str, precision: Precision, fingerprint: str) -> ExportReport:
     """The report of what is yet to be written and verified."""
-    points = tuple(PointReport(str(p), graph.side(p), tuple(graph.keep(p).tolist()), 0.0) for p in graph.points)
+    points = tuple(PointReport(str(p), graph.image_size(p), tuple(graph.keep(p).tolist()), 0.0) for p in graph.points)
     return ExportReport(
         target=target,
         form="elastic" if graph.is_elastic else "static",
@@ -203,7 +203,7 @@ def _describe(graph: Graph, target: str, precision: Precision, fingerprint: str)
         versions={"supervit": __version__, "torch": torch.__version__},
         fingerprint=fingerprint,
         tensors=tensors_of(graph),
-        preprocessing=preprocessing_of(graph.config),
+        preprocessing=preprocessing_of(graph),
         class_names=graph.config.class_names,
         files={},
     )

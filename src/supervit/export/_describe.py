@@ -1,6 +1,7 @@
 """What an artefact says of itself, for those who run it without this package."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from supervit.complexity import GridSize, sides
 from supervit.config import PILLOW_MODES, SuperViTConfig
 from supervit.errors import InputError
 from supervit.export._graph import Interface, keep_counts
@@ -37,29 +39,37 @@ about = json.loads((here / "export.json").read_text(encoding="utf-8"))
 points = {{point["complexity"]: point for point in about["points"]}}
 point = points[sys.argv[2]] if len(sys.argv) > 2 else about["points"][-1]
 see, side, config = about["preprocessing"], point["image_size"], about["config"]
-whole = config["patch_size"] * max(config["grid_sizes"])  # what the largest grid sees, a side
+height, width = side if isinstance(side, list) else (side, side)
+whole_height, whole_width = see["crop_size"]  # what the largest grid sees
 formats = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # none that starts a program
 image = ImageOps.exif_transpose(Image.open(sys.argv[1], formats=formats))
 if image.mode[0] in "IF":
     sys.exit(f"{{sys.argv[1]}} is grey of more than 8 bits (mode {{image.mode}}), which Pillow would cut: save it with 8")
 image = image.convert(see["pillow_mode"])
-short = int(whole / see["crop_pct"])  # what the short side becomes, then the middle is cut out
-size = [short * length // min(image.size) for length in image.size]
+if whole_height == whole_width:
+    short = int(whole_height / see["crop_pct"])  # what the short side becomes, then the middle is cut out
+    size = [short * length // min(image.size) for length in image.size]
+else:  # the picture just covers crop_size / crop_pct, then the middle is cut out
+    cover = int(whole_width / see["crop_pct"]), int(whole_height / see["crop_pct"])
+    ratio = min(length / wanted for length, wanted in zip(image.size, cover))
+    size = [round(length / ratio) for length in image.size]
 image = image.resize(size, Image.Resampling[see["interpolation"].upper()])
-left, top = round((image.width - whole) / 2), round((image.height - whole) / 2)
-image = image.crop((left, top, left + whole, top + whole))
-if side < whole and config["resize"] == "antialias":
-    image = image.resize((side, side), Image.Resampling.BILINEAR)
-pixels = np.asarray(image, dtype=np.float32).reshape(*image.size, -1) / 255
-if len(pixels) != side:  # linear between the four pixels around each place
-    if config["resize"] == "align_corners":
-        places = np.linspace(0, whole - 1, side)
-    else:
-        places = np.maximum((np.arange(side) + 0.5) * whole / side - 0.5, 0)
-    low = np.minimum(places.astype(int), whole - 2)
-    share = (places - low).astype(np.float32)[:, None, None]
-    for _ in "xy":
-        pixels = (pixels[low] * (1 - share) + pixels[low + 1] * share).transpose(1, 0, 2)
+left, top = round((image.width - whole_width) / 2), round((image.height - whole_height) / 2)
+image = image.crop((left, top, left + whole_width, top + whole_height))
+if height < whole_height and config["resize"] == "antialias":
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+pixels = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1) / 255
+for wanted in (height, width):  # linear between the pixels around each place, one axis after the other
+    length = len(pixels)
+    if length != wanted:
+        if config["resize"] == "align_corners":
+            places = np.linspace(0, length - 1, wanted)
+        else:
+            places = np.maximum((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0)
+        low = np.minimum(places.astype(int), length - 2)
+        share = (places - low).astype(np.float32)[:, None, None]
+        pixels = pixels[low] * (1 - share) + pixels[low + 1] * share
+    pixels = pixels.transpose(1, 0, 2)
 pixels = (pixels - np.float32(see["mean"])) / np.float32(see["std"])
 inputs = {{"images": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}}
 if "keep" in about["inputs"]:
@@ -89,8 +99,10 @@ class Preprocessing:
     interpolation: str
     """Of the picture's resizing, which low-pass filters where it shrinks."""
     crop_pct: float
-    """The short side becomes image_size / crop_pct pixels, image_size that of the largest grid, rounded down; then the middle
-    square of image_size is cut out, for smaller grids resized to theirs as the config's `resize` says."""
+    """The picture just covers crop_size / crop_pct pixels, rounded down; then the middle of crop_size is cut out, for smaller
+    grids resized to theirs as the config's `resize` says."""
+    crop_size: tuple[int, int]
+    """Height and width in pixels: what the largest grid sees."""
     value_range: tuple[float, float]
     """Of the values before mean and std."""
     mean: tuple[float, ...]
@@ -99,8 +111,9 @@ class Preprocessing:
     """By channel."""
 
 
-def preprocessing_of(config: SuperViTConfig) -> Preprocessing:
-    """That of a model."""
+def preprocessing_of(interface: Interface) -> Preprocessing:
+    """That of the operating points of a graph."""
+    config = interface.config.view(interface.points)
     return Preprocessing(
         layout="NCHW",
         channels={1: "grey", 3: "RGB"}.get(config.in_chans, f"{config.in_chans} channels"),
@@ -108,6 +121,7 @@ def preprocessing_of(config: SuperViTConfig) -> Preprocessing:
         orientation="as EXIF says",
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
+        crop_size=sides(config.image_size),
         value_range=(0.0, 1.0),
         mean=config.mean,
         std=config.std,
@@ -121,19 +135,20 @@ class TensorReport:
     name: str
     dtype: str
     shape: tuple[str, ...]
-    """Sizes; `batch` is any, `side` that of the operating point."""
+    """Sizes; `batch` is any, `side` (or `height`, `width`) that of the operating point."""
     meaning: str
 
 
 def tensors_of(interface: Interface) -> tuple[TensorReport, ...]:
     """The inputs of a graph in their order, then its output."""
     config = interface.config
-    side = "side" if len({point.grid_size for point in interface.points}) > 1 else str(interface.side(interface.points[0]))
-    shape = ("batch", str(config.in_chans), side, side)
+    grids = {point.grid_size for point in interface.points}
+    both = ("height", "width") if any(isinstance(grid, tuple) for grid in grids) else ("side", "side")
+    shape = ("batch", str(config.in_chans), *(both if len(grids) > 1 else map(str, interface.size(interface.points[0]))))
     found = [TensorReport("images", "float32", shape, "pictures after the preprocessing, at the image_size of their point")]
     if interface.is_elastic:
         blocks = ", ".join(str(block + 1) for block in sorted(config.drop_blocks))
-        meaning = f"tokens that survive blocks {blocks}, class token included: the keep of a point"
+        meaning = f"tokens that survive blocks {blocks}, prefix included: the keep of a point"
         found.append(TensorReport("keep", "int64", (str(len(set(config.drop_blocks))),), meaning))
     columns, meaning = (config.num_classes, "softmax of them are probabilities, in the order of class_names")
     if not columns:
@@ -180,7 +195,7 @@ def check_files(directory: Path, files: Mapping[str, str]) -> None:
 
 
 def check_sizes(
-    interface: Interface, image_sizes: tuple[int, ...], keeps: tuple[tuple[int, ...], ...], held_bytes: int
+    interface: Interface, image_sizes: tuple[GridSize, ...], keeps: tuple[tuple[int, ...], ...], held_bytes: int
 ) -> None:
     """Refuse a report that tells of another model than its files can hold, before anything of that size is made.
 
@@ -197,11 +212,11 @@ def check_sizes(
     grids = {point.grid_size for point in interface.points}
     width = config.embed_dim
     weights = config.depth * width * (4 * width + 2 * config.hidden_dim) + width * config.num_classes
-    weights += width * (config.in_chans * config.patch_size**2 + sum(grid**2 for grid in grids))
+    weights += width * (config.in_chans * config.patch_size**2 + sum(math.prod(sides(grid)) for grid in grids))
     if weights > held_bytes:
         raise InputError(f"it tells of {weights:.3g} weights and its files have {held_bytes:.3g} bytes")
     for point, image_size, keep in zip(interface.points, image_sizes, keeps, strict=True):
-        if image_size != interface.side(point) or list(keep) != keep_counts(config, point).tolist():
+        if image_size != interface.image_size(point) or list(keep) != keep_counts(config, point).tolist():
             raise InputError(f"image_size {image_size} and keep {keep} are not those of {point}")
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, GridSize, side_of, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.layers import Attention, Block, Projection, resize_images
 from supervit.limits import check_images, check_memory
 from supervit.model import SuperViT
+from supervit.plan import grow_tree
+from supervit.reducers import load_reducer
 
 AnyComplexity = Complexity | str
 Feed = dict[str, np.ndarray[Any, Any]]
@@ -47,10 +49,11 @@ class PartedAttention(Attention):
 def blocks_in_part(config: SuperViTConfig, points: Sequence[Complexity]) -> set[int]:
     """The blocks that compute some of their rows alone in the graph of these operating points."""
     if len(points) == 1:
-        blocks = enumerate(config.plan(points[0]).blocks)
-        return {index for index, block in blocks if config.exact_savings and block.tokens_out < block.tokens_in}
-    last = {config.depth - 1} if config.reads_class_token_only else set()
-    return {*config.drop_blocks} - last | (last if config.exact_savings else set())
+        (branch,) = grow_tree([config.plan(points[0])])
+        return {step.block for step in branch.every_step() if config.exact_savings and 0 < step.tokens_out < step.tokens_in}
+    reducer, last = load_reducer(config.reducer), {depth_of(config, points) - 1} if config.reads_class_token_only else set()
+    chosen = set() if reducer.at_input or reducer.reads_all_rows else {*config.drop_blocks} - last
+    return chosen | (last if config.exact_savings else set())
 
 
 def part_projections(model: SuperViT, blocks: Iterable[int]) -> None:
@@ -79,49 +82,52 @@ class ElasticGraph(nn.Module):
     Numerics: where all tokens are kept, a drop block still orders them, which changes no logit.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode, with a reducer for which `is_elastic` holds.
         grid_sizes: Grids to serve; images at the size of another are an index error.
+        depth: Blocks that run.
     """
 
     tables: Tensor
     first_rows: Tensor
 
-    def __init__(self, model: SuperViT, grid_sizes: Sequence[int]):
+    def __init__(self, model: SuperViT, grid_sizes: Sequence[GridSize], depth: int):
         super().__init__()
-        self.model = model
-        tables = {grid: model.position_table(grid).detach()[0] for grid in grid_sizes}
-        rows = sum(len(table) for table in tables.values())
-        first_rows, row = torch.full((max(grid_sizes) + 1,), rows), 0
-        for grid, table in tables.items():
-            first_rows[grid] = row
+        self.model, self.depth = model, depth
+        tables = {sides(grid): model.position_table(grid).detach()[0] for grid in grid_sizes}
+        first_rows = torch.full([most + 1 for most in map(max, zip(*tables, strict=True))], sum(map(len, tables.values())))
+        row = 0
+        for (rows, columns), table in tables.items():
+            first_rows[rows, columns] = row
             row += len(table)
+        self.columns = first_rows.shape[1]
         self.register_buffer("tables", torch.cat(list(tables.values())))
-        self.register_buffer("first_rows", first_rows)  # of each grid's table, by grid size
+        self.register_buffer("first_rows", first_rows.flatten())  # of each grid's table, by its rows and columns
 
     def forward(self, images: Tensor, keep: Tensor) -> Tensor:
         """Logits (B, K).
 
         Args:
-            images: Normalised images (B, C, S, S), S = patch size * grid size.
-            keep: Tokens that survive each drop block, class token included (number of drop blocks).
+            images: Normalised images (B, C, H, W), of the patch size times rows and columns of a grid.
+            keep: Tokens that survive each drop block, prefix included (number of drop blocks).
         """
         model, config = self.model, self.model.config
-        tokens = model.patch_embed(images).flatten(2).transpose(1, 2)
-        rows = self.first_rows[images.shape[-1] // config.patch_size] + torch.arange(tokens.shape[1] + 1, device=images.device)
-        tokens = torch.cat([model.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        tokens = tokens + self.tables.index_select(0, rows)
+        embedded = model.with_prefix(model.patch_embed(images).flatten(2).transpose(1, 2))
+        height, width = images.shape[-2:]
+        grid = height // config.patch_size * self.columns + width // config.patch_size
+        rows = self.first_rows[grid] + torch.arange(embedded.shape[1], device=images.device)
+        tokens = model.start(embedded + self.tables.index_select(0, rows))
         drop_blocks = drop_order(config)
-        for index, block in enumerate(cast(Sequence[Block], model.blocks)):
-            if config.reads_class_token_only and index == config.depth - 1:
-                tokens, _ = block(tokens, 1)
+        for index, block in enumerate(cast(Sequence[Block], model.blocks[: self.depth])):
+            if config.reads_class_token_only and index == self.depth - 1:
+                (tokens,) = block(tokens, 1)
             elif index in drop_blocks:
                 kept: Any = keep[drop_blocks.index(index)].item()  # a symbol: int() would freeze it
-                torch._check(kept >= 2)
-                torch._check(kept <= tokens.shape[1])
+                torch._check(kept > tokens.prefix)
+                torch._check(kept <= tokens.values.shape[1])
                 tokens = block.drop(tokens, kept)
             else:
-                tokens, _ = block(tokens, tokens.shape[1])
-        return model.forward_head(model.norm(tokens))
+                (tokens,) = block(tokens, tokens.values.shape[1])
+        return model.forward_head(model.finish(tokens))
 
 
 def drop_order(config: SuperViTConfig) -> list[int]:
@@ -132,7 +138,21 @@ def drop_order(config: SuperViTConfig) -> list[int]:
 def keep_counts(config: SuperViTConfig, point: Complexity) -> Tensor:
     """The input `keep` (number of drop blocks) of an elastic graph at an operating point."""
     blocks = config.plan(point).blocks
-    return torch.tensor([blocks[index].tokens_kept for index in drop_order(config)], dtype=torch.long)
+    return torch.tensor([blocks[min(index, len(blocks) - 1)].tokens_kept for index in drop_order(config)], dtype=torch.long)
+
+
+def depth_of(config: SuperViTConfig, points: Sequence[Complexity]) -> int:
+    """How many blocks the graph of these operating points has.
+
+    Raises:
+        InputError: they stop after different blocks.
+    """
+    exits = {point.exit_block for point in points}
+    if len(exits) > 1:
+        raise InputError(
+            f"one graph cannot stop after different blocks ({', '.join(map(str, points))}); export those of each exit on their own"
+        )
+    return exits.pop() or config.depth
 
 
 @dataclass(frozen=True)
@@ -153,17 +173,21 @@ class Interface:
         """Names of the inputs in order."""
         return INPUT_NAMES if self.is_elastic else INPUT_NAMES[:1]
 
-    def side(self, point: Complexity) -> int:
-        """Pixels per side of the images at an operating point."""
-        return self.config.patch_size * point.grid_size
+    def size(self, point: Complexity) -> tuple[int, int]:
+        """Height and width in pixels of the images at an operating point."""
+        return self.config.pixels(point.grid_size)
+
+    def image_size(self, point: Complexity) -> GridSize:
+        """The same as a report says it: the side of a square, or both."""
+        return side_of(self.size(point))
 
     def keep(self, point: Complexity) -> Tensor:
         """Tokens that survive each drop block at an operating point."""
         return keep_counts(self.config, point)
 
     def inputs(self, images: Tensor, point: Complexity) -> tuple[Tensor, ...]:
-        """The inputs for images (B, C, S, S) of any size at an operating point."""
-        images = resize_images(images, self.side(point), self.config.resize)
+        """The inputs for images (B, C, H, W) of any size at an operating point."""
+        images = resize_images(images, self.size(point), self.config.resize)
         return (images, self.keep(point)) if self.is_elastic else (images,)
 
 
@@ -182,6 +206,9 @@ class Graph(Interface):
 def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     """The graph that serves these operating points (default: the menu), for any batch size; the model is left as it is."""
     asked = tuple(dict.fromkeys(map(Complexity.of, points))) or tuple(model.config.space)
+    depth = depth_of(model.config, asked)
+    if len(asked) > 1 and not load_reducer(model.config.reducer).is_elastic:
+        raise InputError(f"a model with reducer {model.config.reducer!r} exports one operating point at a time; name one")
     for name, tensor in model.state_dict().items():  # other libraries may make numbers of those that are none
         if not tensor.isfinite().all():
             raise InputError(f"the weights {name} are not all finite; load or train the model again")
@@ -189,25 +216,35 @@ def trace(model: SuperViT, points: Sequence[AnyComplexity] = ()) -> Graph:
     part_projections(model, blocks_in_part(model.config, asked))
     config, batch = model.config, Dim("batch", min=1, max=_MOST_IMAGES)
     check_memory(config, max(asked), 2, torch.device("cpu"))
-    grids = sorted({point.grid_size for point in asked})
-    side = config.patch_size * grids[-1]
-    images = torch.zeros(2, config.in_chans, side, side)
+    grids = [point.grid_size for point in sorted({Complexity(point.grid_size) for point in asked})]
+    images = torch.zeros(2, config.in_chans, *config.pixels(grids[-1]))
     image_dims: dict[int, Any] = {0: batch}
     with torch.no_grad():
         if len(asked) == 1:
             program = torch.export.export(StaticGraph(model, asked[0]), (images,), dynamic_shapes=(image_dims,))
             return Graph(config, asked, program)
         if len(grids) > 1:
-            pixels = config.patch_size * Dim("grid", min=grids[0], max=grids[-1])
-            image_dims |= {2: pixels, 3: pixels}
+            image_dims |= _sides_of(grids, config.patch_size)
         inputs = (images, keep_counts(config, asked[0]))
-        program = torch.export.export(ElasticGraph(model, grids), inputs, dynamic_shapes=(image_dims, {}))
+        program = torch.export.export(ElasticGraph(model, grids, depth), inputs, dynamic_shapes=(image_dims, {}))
     return Graph(config, asked, program)
+
+
+def _sides_of(grids: Sequence[GridSize], patch_size: int) -> dict[int, Any]:
+    """The sides of images of several grids as variables: the same one where all are square."""
+    rows, columns = zip(*map(sides, grids), strict=True)
+    names = ["grid", "grid"] if rows == columns else ["rows", "columns"]
+    found: dict[int, Any] = {}
+    for axis, (name, lengths) in enumerate(zip(names, (rows, columns), strict=True), start=2):
+        if len({*lengths}) > 1:
+            found[axis] = patch_size * Dim(name, min=min(lengths), max=max(lengths))
+    return found
 
 
 def calibration_feeds(graph: Graph, images: Tensor) -> list[Feed]:
     """Normalised images (N, C, S, S) as inputs of a graph by name, one image each; the operating points take turns."""
-    check_images(images, graph.config.in_chans, max(point.grid_size for point in graph.points))
+    for grid_size in {point.grid_size for point in graph.points}:
+        check_images(images, graph.config.in_chans, grid_size)
     if not images.shape[0]:
         raise InputError("no calibration images were given; give some hundred of those to be classified")
     feeds = []

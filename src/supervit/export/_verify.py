@@ -45,7 +45,7 @@ def differences(graph: Graph, model: SuperViT, run: Callable[..., Tensor]) -> di
 
 
 def _shape(graph: Graph, point: Complexity) -> tuple[int, int, int]:
-    return graph.config.in_chans, graph.side(point), graph.side(point)
+    return graph.config.in_chans, *graph.size(point)
 
 
 def _difference(

@@ -30,7 +30,7 @@ logits = run(*map(torch.from_numpy, inputs.values()))[0].numpy()""",
 
 _FILE = "model.pt2"
 _CPP = """// Prints the best class of an image: example model.pt2 IMAGE.f32
-// IMAGE.f32: float32 values (1, {channels}, {side}, {side}), normalised as export.json says, channel by channel.
+// IMAGE.f32: float32 values (1, {channels}, {height}, {width}), normalised as export.json says, channel by channel.
 // Load only a model.pt2 whose maker you trust: it is code.
 // Compile, all on one line:
 //   T=$(python -c 'import torch; print(torch.__path__[0])'); g++ -std=c++20 example.cpp -o example -I$T/include
@@ -44,7 +44,7 @@ int main(int count, char** arguments) {{
   if (count != 3) return std::cerr << "example model.pt2 IMAGE.f32\\n", 1;
   c10::InferenceMode mode;
   torch::inductor::AOTIModelPackageLoader model(arguments[1]);
-  auto images = at::empty({{1, {channels}, {side}, {side}}});
+  auto images = at::empty({{1, {channels}, {height}, {width}}});
   std::ifstream file(arguments[2], std::ios::binary);
   if (!file.read(static_cast<char*>(images.data_ptr()), images.nbytes()) || file.get() != EOF)
     return std::cerr << arguments[2] << " is no file of " << images.nbytes() << " bytes\\n", 1;
@@ -69,7 +69,8 @@ def write(graph: Graph, directory: Path, calibration: Sequence[Feed], _metadata:
         raise InputError(
             f"AOTInductor cannot compile the model ({reason_of(error)}); install a C++ compiler, such as g++"
         ) from error
-    example = _CPP.format(channels=graph.config.in_chans, side=graph.side(graph.points[0]))
+    height, width = graph.size(graph.points[0])
+    example = _CPP.format(channels=graph.config.in_chans, height=height, width=width)
     write_text(directory / "example.cpp", example)
 
 

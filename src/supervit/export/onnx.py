@@ -61,11 +61,14 @@ def ranking_nodes(proto: Any) -> list[str]:
     return list(found)
 
 
-def _attention(query: Any, key: Any, value: Any, *mask: Any, scale: float, **options: Any) -> Any:
-    """Attention of (B, H, S, d) to (B, H, T, d), no mask; the exporter's own form has 9 nodes to transpose keys of any rank."""
-    assert not any((*mask, *options.values())), "attention with a mask or options has no form here"
+def _attention(query: Any, key: Any, value: Any, bias: Any = None, *rest: Any, scale: float, **options: Any) -> Any:
+    """Attention of (B, H, S, d) to (B, H, T, d), with a bias of the logits; the exporter's own form has 9 nodes to transpose keys
+    of any rank.
+    """
+    assert not any((*rest, *options.values())), "attention with options has no form here"
     op = import_extra("onnxscript", "onnx").opset18
     scores = op.MatMul(op.Mul(query, op.Constant(value_float=scale)), op.Transpose(key, perm=[0, 1, 3, 2]))
+    scores = scores if bias is None else op.Add(scores, bias)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 

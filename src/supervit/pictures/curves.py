@@ -144,16 +144,18 @@ def _line(entries: Iterable[Entry], scale: float, value: Callable[[Entry], float
 
 def _draw_losses(axes: "Axes", entries: Sequence[TrainEntry], scale: float, is_uncut: bool) -> None:
     """A line for each grid size: its uncut path, or the mean of its cut ones."""
-    for index, grid in enumerate(sorted({point.grid_size for entry in entries for point in entry.losses})):
+    for index, whole in enumerate(sorted({point.uncut for entry in entries for point in entry.losses})):
 
-        def mean(entry: TrainEntry, grid: int = grid) -> float | None:
-            wanted = [loss for p, loss in entry.losses.items() if (p.grid_size, p.is_uncut) == (grid, is_uncut)]
+        def mean(entry: TrainEntry, whole: Complexity = whole) -> float | None:
+            wanted = [loss for p, loss in entry.losses.items() if (p.uncut, p.is_uncut) == (whole, is_uncut)]
             finite = [loss for loss in wanted if loss is not None]
             return sum(finite) / len(finite) if finite else None
 
         places, losses = _line(entries, scale, mean)
         if places:
-            axes.plot(places, losses, color=f"C{index % 10}", linewidth=0.9, label=f"{grid}\u00d7{grid} tokens")
+            axes.plot(
+                places, losses, color=f"C{index % 10}", linewidth=0.9, label="\u00d7".join(map(str, whole.grid)) + " tokens"
+            )
 
 
 def _draw_accuracies(axes: "Axes", entries: Sequence[EvaluateEntry], scale: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, GridSize
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, printable
 from supervit.layers import resize_images
@@ -78,9 +78,9 @@ def look(runtime: Runtime, images: Tensor, complexities: Sequence[Complexity]) -
     return looks
 
 
-def _seen(images: Tensor, config: SuperViTConfig, grid_size: int) -> np.ndarray:
-    """Pictures (B, side, side, 3) in [0, 1] of normalised images (B, C, S, S) at a grid's size."""
-    resized = resize_images(images.detach().float().cpu(), config.patch_size * grid_size, config.resize)
+def _seen(images: Tensor, config: SuperViTConfig, grid_size: GridSize) -> np.ndarray:
+    """Pictures (B, height, width, 3) in [0, 1] of normalised images (B, C, H, W) at a grid's size."""
+    resized = resize_images(images.detach().float().cpu(), config.pixels(grid_size), config.resize)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.mean, config.std))
     return (resized * std + mean).clamp(0, 1).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
@@ -88,7 +88,7 @@ def _seen(images: Tensor, config: SuperViTConfig, grid_size: int) -> np.ndarray:
 def default_points(config: SuperViTConfig, answering: Sequence[Complexity] = ()) -> list[Complexity]:
     """The operating points worth a look: those that answer, then what the largest and the smallest grid drop."""
     grids = dict.fromkeys((config.grid_sizes[-1], config.grid_sizes[0]))
-    cut = [Complexity(grid, rate) for grid in grids for rate in sorted(config.keep_rates, reverse=True) if rate < 1]
+    cut = [point for grid in grids for point in reversed(config.space.cuts(grid))]
     return list(dict.fromkeys([*answering, *cut]))[:_MOST_COLUMNS]
 
 

@@ -43,7 +43,7 @@ def draw_tradeoff(
     files: Sequence[Path],
     title: str = "",
 ) -> None:
-    """Draw top-1 accuracy against a cost: a colour per grid size, a marker per keep rate, bars of the standard error.
+    """Draw top-1 accuracy against a cost: a colour per grid size, a marker per cut, bars of the standard error.
 
     Args:
         measured: The points; those that are on a curve get the best places for their labels.
@@ -55,16 +55,16 @@ def draw_tradeoff(
     Raises:
         InputError: as `picture`.
     """
-    grids = sorted({point.complexity.grid_size for point in measured})
-    colors = {grid: f"C{index % 10}" for index, grid in enumerate(grids)}
-    rates = sorted({point.complexity.keep_rate for point in measured})
-    markers = {rate: "vso^Dp*Phd"[index % 10] for index, rate in enumerate(rates)}
+    wholes = sorted({point.complexity.uncut for point in measured})
+    colors = {whole.grid: f"C{index % 10}" for index, whole in enumerate(wholes)}
+    cuts = sorted({Complexity(2, point.complexity.keep_rate, point.complexity.exit_block) for point in measured})
+    markers = {_cut_text(cut): "vso^Dp*Phd"[index % 10] for index, cut in enumerate(cuts)}
     with picture(files, 6.6, 4.6) as figure:
         axes = figure.add_subplot()
         for curve in curves:
             axes.plot(*zip(*curve.points, strict=True), color=curve.color, linewidth=1.2, zorder=1)
         for point in measured:
-            color, marker = colors[point.complexity.grid_size], markers[point.complexity.keep_rate]
+            color, marker = colors[point.complexity.grid], markers[_cut_text(point.complexity)]
             if point.standard_error:
                 axes.errorbar(
                     point.cost, point.top1, point.standard_error, color=color, alpha=0.5, linewidth=1, capsize=2, zorder=2
@@ -77,12 +77,19 @@ def draw_tradeoff(
         on_curve = {corner for curve in curves for corner in curve.points}
         best_first = sorted(measured, key=lambda point: (point.cost, point.top1) not in on_curve)
         labels = [
-            Label(point.cost, point.top1, str(point.complexity), colors[point.complexity.grid_size], point.standard_error)
+            Label(point.cost, point.top1, str(point.complexity), colors[point.complexity.grid], point.standard_error)
             for point in best_first
         ]
         bottom, top = axes.get_ylim()
         axes.set_ylim(max(bottom, -2), min(top, 102))
         place_labels(figure, axes, labels, [curve.points for curve in curves])
+
+
+def _cut_text(point: Complexity) -> str:
+    """What a point leaves out, such as "keep 0.7" or "keep 0.7, 9 blocks"."""
+    rates = point.keep_rate if isinstance(point.keep_rate, tuple) else (point.keep_rate,)
+    blocks = "" if point.exit_block is None else f", {point.exit_block} blocks"
+    return f"keep {'-'.join(f'{rate:g}' for rate in rates)}{blocks}"
 
 
 def _accuracy_title(measured: Sequence[Measured]) -> str:
@@ -91,13 +98,13 @@ def _accuracy_title(measured: Sequence[Measured]) -> str:
 
 
 def _add_legend(
-    figure: "Figure", axes: "Axes", curves: Sequence[Curve], colors: dict[int, str], markers: dict[float, str]
+    figure: "Figure", axes: "Axes", curves: Sequence[Curve], colors: dict[tuple[int, int], str], markers: dict[str, str]
 ) -> None:
     """The legend beside the axes, where it covers nothing."""
     for grid, color in colors.items():
-        axes.scatter([], [], color=color, marker="o", s=26, label=f"{grid}\u00d7{grid} tokens")
-    for rate, marker in markers.items():
-        axes.scatter([], [], color="0.4", marker=marker, s=26, label=f"keep {rate:g}")
+        axes.scatter([], [], color=color, marker="o", s=26, label="\u00d7".join(map(str, grid)) + " tokens")
+    for text, marker in markers.items():
+        axes.scatter([], [], color="0.4", marker=marker, s=26, label=text)
     for curve in curves:
         if curve.label:
             axes.plot([], [], color=curve.color, linewidth=1.2, label=curve.label)

@@ -2,10 +2,13 @@
 
 from torch import Tensor
 
+from supervit import reducers
 
-def score(class_attention: Tensor, tokens: Tensor) -> Tensor:
-    """Mean over the heads of the class token's attention to each patch (B, T - 1).
 
-    Source: paper section 3.2.2, a_cls of Eq. 5 (there a sum over heads, the same order).
-    """
-    return class_attention[:, :, 1:].mean(dim=1)
+class Reducer(reducers.Reducer):
+    """Source: paper section 3.2.2, a_cls of Eq. 5 (there a sum over heads, the same order)."""
+
+    def score(self, seen: reducers.Evidence) -> Tensor:
+        """Mean over the heads of the class token's attention to each patch (B, T - prefix)."""
+        assert seen.attention is not None
+        return seen.attention[:, :, seen.tokens.prefix :].mean(dim=1)

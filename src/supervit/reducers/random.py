@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
+from supervit import reducers
 
-def score(class_attention: Tensor, tokens: Tensor) -> Tensor:
-    """Uniform random scores (B, T - 1)."""
-    return torch.rand_like(class_attention[:, 0, 1:])
+
+class Reducer(reducers.Reducer):
+    """Random selection at the cost of the paper's."""
+
+    def score(self, seen: reducers.Evidence) -> Tensor:
+        """Uniform random scores (B, T - prefix)."""
+        assert seen.attention is not None
+        return torch.rand_like(seen.attention[:, 0, seen.tokens.prefix :])

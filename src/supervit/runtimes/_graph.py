@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, grid_text
 from supervit.errors import InputError
 from supervit.export import Graph
 from supervit.export._graph import Feed, Interface, calibration_feeds
@@ -33,12 +33,13 @@ def graph_runtime(
     run_graph: Callable[..., Tensor],
 ) -> Runtime:
     """The runtime of a graph: an elastic one has the position tables of its grids alone, a static one its one point."""
-    grids = sorted({point.grid_size for point in interface.points})
+    grids = list(dict.fromkeys(point.grid_size for point in sorted(interface.points)))
 
     def run(images: Tensor, point: Complexity) -> Tensor:
         if point.grid_size not in grids:
             raise InputError(
-                f"{name} has no grid size {point.grid_size}; use one of {', '.join(map(str, grids))}, or eager for any"
+                f"{name} has no grid size {grid_text(point.grid_size)}; use one of {', '.join(map(grid_text, grids))}, or "
+                "eager for any"
             )
         if not interface.is_elastic and point != interface.points[0]:
             raise InputError(

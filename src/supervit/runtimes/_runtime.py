@@ -119,10 +119,10 @@ class Runtime:
         """
         point, config = Complexity.of(complexity), self.model_config
         check_images(images, config.in_chans, point.grid_size)
-        side = config.patch_size * point.grid_size
+        size = config.pixels(point.grid_size)
         check_memory(config, point, len(images), self.device, self.dtype.itemsize)
-        if images.shape[-1] != side:
-            resized = self.preparing(len(images), lambda: resize_images(self.place(images), side, config.resize).contiguous())
+        if tuple(images.shape[-2:]) != size:
+            resized = self.preparing(len(images), lambda: resize_images(self.place(images), size, config.resize).contiguous())
         else:
             resized = self.place(images).contiguous()
         with self.evaluating():
@@ -139,9 +139,8 @@ class Runtime:
     def prepare(self, points: Sequence[Complexity | str], batch_size: int) -> None:
         """Run each operating point once, so that whatever is done at a first use of a shape is done."""
         for point in map(Complexity.of, points):
-            side = self.model_config.patch_size * point.grid_size
             check_memory(self.model_config, point, batch_size, self.device, self.dtype.itemsize)
-            self.logits(torch.zeros(batch_size, self.model_config.in_chans, side, side), point)
+            self.logits(torch.zeros(batch_size, self.model_config.in_chans, *self.model_config.pixels(point.grid_size)), point)
 
     def place(self, images: Tensor) -> Tensor:
         """The images (B, C, S, S) where and in the number format in which they are computed with.
@@ -149,10 +148,10 @@ class Runtime:
         Raises:
             InputError: images of another shape or kind.
         """
-        check_images(images, self.model_config.in_chans, 1)
+        check_images(images, self.model_config.in_chans)
         if (images.device, images.dtype) == (self.device, self.dtype):
             return images
-        what = f"{len(images)} images of {images.shape[-1]} pixels"
+        what = f"{len(images)} images of {images.shape[-2]}x{images.shape[-1]} pixels"
         check_bytes(what, images.numel() * self.dtype.itemsize, self.device)
         return images.to(self.device, self.dtype)
 

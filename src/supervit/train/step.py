@@ -80,7 +80,8 @@ class PathLosses(nn.Module):
         if targets.tokens is not None and model.config.space.largest in paths:
             row = paths.index(model.config.space.largest)
             losses[row] = self._token_label_loss(encoded[row].tokens, targets.tokens, box)
-        return torch.stack(losses)
+        penalties = [0.0 if path.penalty is None else path.penalty for path in encoded]
+        return torch.stack([loss + penalty for loss, penalty in zip(losses, penalties, strict=True)])
 
     def _token_label_loss(self, tokens: Tensor, labels: TokenLabels, box: MixBox | None) -> Tensor:
         model = self.model
@@ -88,7 +89,8 @@ class PathLosses(nn.Module):
         if box is not None:
             crop, dense = box.mix_targets(crop, box.grid_size), box.mix(dense, box.grid_size)
         with torch.autocast(tokens.device.type, self.dtype, enabled=self.dtype is not None):
-            class_logits, dense_logits = model.head(tokens[:, 0]).float(), model.aux_head(tokens[:, 1:]).float()
+            patches = tokens[:, model.num_prefix_tokens :]
+            class_logits, dense_logits = model.head(tokens[:, 0]).float(), model.aux_head(patches).float()
         return token_label_loss(class_logits, dense_logits, crop, dense)
 
 
@@ -141,7 +143,7 @@ class GradientStep:
         """Micro-batches, and of each the grid sizes one after the other where memory is short."""
         rows: Sequence[list[int]] = [list(range(len(paths)))]
         if self.config.backward == "per_grid":
-            by_grid = sorted(rows[0], key=lambda row: paths[row].grid_size)
+            by_grid = sorted(rows[0], key=lambda row: paths[row].uncut)
             rows = [list(group) for _, group in groupby(by_grid, key=lambda row: paths[row].grid_size)]
         chunks = self.config.micro_batches
         for part_images, part_targets in zip(images.chunk(chunks), targets.chunk(chunks), strict=False):
