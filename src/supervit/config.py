@@ -173,8 +173,8 @@ class SuperViTConfig:
             raise InputError(f"global_pool {self.global_pool!r} does not go with a dense head; use 'token'")
         if other := [grid for grid in self.grid_sizes if not has_shape(grid, *sides(self.image_size))]:
             raise InputError(
-                f"grid size {grid_text(other[0])} has not the shape of the largest, {grid_text(self.grid_sizes[-1])}; a menu is for "
-                "images of one shape"
+                f"grid size {grid_text(other[0])} has not the shape of the largest, {grid_text(self.grid_sizes[-1])}; "
+                "a menu is for images of one shape"
             )
         for point in self.space:
             Plan.resolve(point, self.depth, self.drop_blocks)
@@ -200,8 +200,8 @@ class SuperViTConfig:
         return self.patch_size * rows, self.patch_size * columns
 
     def view(self, points: Iterable[Complexity]) -> Self:
-        """The config for preprocessing images that operating points are to see: itself, or where these are of another shape than
-        its own images, one with their grids.
+        """The config for preprocessing images that operating points are to see: itself, or where these are of another shape
+        than its own images, one with their grids.
 
         Raises:
             InputError: the operating points see images of different shapes.

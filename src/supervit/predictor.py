@@ -15,11 +15,13 @@ from torch import Tensor
 
 from supervit.cascade import Cascade, Ladder
 from supervit.choose import Budget, choose
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, GridSize, grid_text, has_shape, sides
+from supervit.config import PILLOW_MODES, SuperViTConfig
 from supervit.cost_table import CostTable, Setup
 from supervit.data import (
     MAX_PIXELS,
     DamagedImage,
+    InMode,
     Reading,
     check_size,
     conversion,
@@ -96,7 +98,7 @@ class Predictor:
     - a path or the bytes of an image file, or a PIL image: turned as its EXIF data say and brought to the model's channels
       and size as in evaluation;
     - a uint8 array (H, W) or (H, W, C), or a uint8 tensor (H, W) or (C, H, W), with C = 1 or 3: likewise;
-    - a floating-point tensor (C, S, S) of the model's channels, normalised with `config.mean` and `config.std`: resized to
+    - a floating-point tensor (C, H, W) of the model's channels, normalised with `config.mean` and `config.std`: resized to
       the grid by the model, as in `SuperViT.forward`.
 
     Example:
@@ -140,7 +142,8 @@ class Predictor:
         self._cascades: dict[tuple[Ladder, int], Cascade] = {}
         dearest = max(self.runtime.points, key=lambda point: executed_macs(self.config, point))
         self.complexity = self._point(dearest if complexity is None else complexity)
-        self._transform = evaluation_transform(self.config)
+        self._transforms: dict[GridSize, InMode] = {}
+        self._transform(self.config)
 
     def within(self, budget: Budget, costs: CostTable, batch_size: int | None = None) -> "Predictor":
         """The predictor whose calls run the most accurate operating point within a budget; nothing is loaded for it.
@@ -180,22 +183,33 @@ class Predictor:
         is_single = is_image or not isinstance(images, Iterable)
         return self._answers([images] if is_single else images, point)  # type: ignore[arg-type,list-item]
 
-    def pixels(self, image: AnyImage) -> Tensor:
-        """The normalised pixels (C, S, S) of an image as in evaluation, at the size of the largest grid.
+    def pixels(self, image: AnyImage, complexities: Sequence[Complexity] = ()) -> Tensor:
+        """The normalised pixels (C, H, W) of an image as in evaluation, at the size of the largest grid.
+
+        Args:
+            image: Of any kind.
+            complexities: Operating points that are to see it; default: the menu.
 
         Raises:
             DamagedImage: it cannot be read.
-            InputError: it is no image.
+            InputError: it is no image, or the operating points see images of different shapes.
         """
-        return self._normalise(image, self.config.space.largest.grid_size).pixels
+        return self._normalise(image, self.config.view(complexities).grid_sizes[-1]).pixels
+
+    def _transform(self, config: SuperViTConfig) -> InMode:
+        """What evaluation does to pictures, made once for each size."""
+        if config.image_size not in self._transforms:
+            self._transforms[config.image_size] = evaluation_transform(config)
+        return self._transforms[config.image_size]
 
     def _point(self, complexity: AnyPoint) -> Complexity | Cascade:
         rungs = complexity.rungs if isinstance(complexity, Ladder) else (Complexity.of(complexity),)
         for rung in rungs:
-            if rung.grid_size > self.config.image_size:
+            height, width = sides(self.config.view(rungs).image_size)
+            if rung.grid[0] > height or rung.grid[1] > width:
                 raise InputError(
-                    f"{rung} has {rung.grid_size} patches a side, each of which needs a pixel of the image, which has "
-                    f"{self.config.image_size} a side; use a smaller grid"
+                    f"{rung} has {grid_text(rung.grid_size)} patches, each of which needs a pixel of the image, which has "
+                    f"{height}x{width}; use a smaller grid"
                 )
         if not isinstance(complexity, Ladder):
             return rungs[0]
@@ -206,9 +220,10 @@ class Predictor:
     def _answers(self, images: Iterable[AnyImage], point: Complexity | Cascade) -> Iterator[Answer]:
         """A cascade gets the images as in evaluation, several batches at once: those that climb are to fill batches too."""
         numbered = enumerate(images)
-        grid_size, together = self.config.space.largest.grid_size, self.batch_size * _CASCADED_BATCHES
         if isinstance(point, Complexity):
             grid_size, together = point.grid_size, self.batch_size
+        else:
+            grid_size, together = self.config.view(point.ladder.rungs).grid_sizes[-1], self.batch_size * _CASCADED_BATCHES
         while batch := list(islice(numbered, together)):
             seen = on_one_thread(partial(self._read_all, batch, grid_size))
             classified = self._classify([read.pixels for _, read in seen if isinstance(read, _Read)], point)
@@ -225,7 +240,7 @@ class Predictor:
                 yield Prediction(source, *known, rung, counted, executed, top, read.warning)
 
     def _classify(self, pixels: list[Tensor], point: Complexity | Cascade) -> "Iterator[_Classified]":
-        """The best classes, operating point and its costs of images (C, side, side) that have the size to be run at."""
+        """The best classes, operating point and its costs of images (C, H, W) that have the size to be run at."""
         if not pixels:
             return
         images = self.runtime.preparing(len(pixels), lambda: torch.stack(pixels))
@@ -247,20 +262,20 @@ class Predictor:
     def _candidate(self, index: int, probability: float) -> "Candidate":
         return Candidate(index, self.config.class_names[index] if self.config.class_names else None, probability)
 
-    def _read_all(self, batch: Sequence[tuple[int, AnyImage]], grid_size: int) -> "list[tuple[str, _Read | str]]":
+    def _read_all(self, batch: Sequence[tuple[int, AnyImage]], grid_size: GridSize) -> "list[tuple[str, _Read | str]]":
         return [self._read(number, image, grid_size) for number, image in batch]
 
-    def _read(self, number: int, image: AnyImage, grid_size: int) -> "tuple[str, _Read | str]":
-        """The source of an image, and its pixels that the model sees (C, side, side) or why there are none."""
+    def _read(self, number: int, image: AnyImage, grid_size: GridSize) -> "tuple[str, _Read | str]":
+        """The source of an image, and its pixels that the model sees (C, H, W) or why there are none."""
         source = str(image) if isinstance(image, str | Path) else str(number)
         try:
             read = self._normalise(image, grid_size)
         except DamagedImage as error:
             return source, str(error)
-        side = self.config.patch_size * grid_size
-        return source, _Read(resize_images(read.pixels.unsqueeze(0), side, self.config.resize).squeeze(0), read.warning)
+        size = self.config.pixels(grid_size)
+        return source, _Read(resize_images(read.pixels.unsqueeze(0), size, self.config.resize).squeeze(0), read.warning)
 
-    def _normalise(self, image: AnyImage, grid_size: int) -> "_Read":
+    def _normalise(self, image: AnyImage, grid_size: GridSize) -> "_Read":
         """The image as in evaluation, or of its grid's size already.
 
         Raises:
@@ -276,33 +291,35 @@ class Predictor:
         check_size(picture, self.reading)
         return self._see(decode(picture, self.reading), grid_size)  # the caller's: not to be decoded at a reduced scale
 
-    def _see_file(self, file: Path | bytes, grid_size: int) -> "_Read | Image.Image":
+    def _see_file(self, file: Path | bytes, grid_size: GridSize) -> "_Read | Image.Image":
         """The pixels of a JPEG that is decoded no further than its grid needs, or else the decoded picture."""
         with open_image(file, self.reading) as opened:
             if self.reduced_decoding and undecoded_jpeg(opened):
-                warning = conversion(opened, self._transform.mode)
+                warning = conversion(opened, PILLOW_MODES[self.config.in_chans])
                 pixels = self._for_grid(opened, grid_size)
                 if pixels is not None:
                     return _Read(pixels, warning)
             return decode(opened, self.reading)
 
-    def _see(self, picture: Image.Image, grid_size: int) -> "_Read":
+    def _see(self, picture: Image.Image, grid_size: GridSize) -> "_Read":
         pixels = self._for_grid(picture, grid_size) if self.reduced_decoding else None
         if pixels is None:
-            pixels = self._transform(picture)
-        return _Read(pixels, conversion(picture, self._transform.mode))
+            pixels = self._transform(self.config.view([Complexity(grid_size)]))(picture)
+        return _Read(pixels, conversion(picture, PILLOW_MODES[self.config.in_chans]))
 
-    def _for_grid(self, picture: Image.Image, grid_size: int) -> Tensor | None:
+    def _for_grid(self, picture: Image.Image, grid_size: GridSize) -> Tensor | None:
         with naming_damage():
             return read_for_grid(picture, self.config, grid_size, self.reading.exif_orientation)
 
-    def _normalised(self, image: Tensor, grid_size: int) -> Tensor:
+    def _normalised(self, image: Tensor, grid_size: GridSize) -> Tensor:
         channels = self.config.in_chans
         _check_dense(image)
-        if image.ndim != 3 or image.shape[0] != channels or image.shape[1] != image.shape[2] or image.shape[1] < grid_size:
+        rows, columns = sides(grid_size)
+        height, width = image.shape[-2:] if image.ndim == 3 and image.shape[0] == channels else (0, 0)
+        if height < rows or width < columns or not has_shape(grid_size, height, width):
             raise InputError(
-                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, S, S) with S at least "
-                f"{grid_size}, a pixel for each patch; or give the picture itself as uint8"
+                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, H, W) of the shape of grid "
+                f"{grid_text(grid_size)} with a pixel for each patch; or give the picture itself as uint8"
             )
         _check_pixels(image.numel(), image, self.reading)
         pixels = image.detach().float().cpu()
@@ -313,7 +330,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Read:
-    """Pixels (C, side, side) as the model gets them, and what was done to the picture, if it is worth a warning."""
+    """Pixels (C, H, W) as the model gets them, and what was done to the picture, if it is worth a warning."""
 
     pixels: Tensor
     warning: str | None = None

@@ -50,8 +50,9 @@ class Tokens(NamedTuple):
 
     def joined(self, other: Self) -> Self:
         """The tokens of these images and those of others, of the same operating point."""
-        both: Any = zip(self, other, strict=True)
-        return type(self)(*(torch.cat([a, b]) if isinstance(a, Tensor) and a.ndim else a for a, b in both))
+        both = zip(self, other, strict=True)
+        parts: Any = (torch.cat([a, b]) if isinstance(a, Tensor) and a.ndim else a for a, b in both)  # type: ignore[list-item]
+        return type(self)(*parts)
 
     def take(self, index: Tensor, values: Tensor | None = None) -> Self:
         """The tokens `index` (B, S), which holds the prefix; `values` (B, S, D) where these have been taken already."""

@@ -62,10 +62,12 @@ def test_rows_of_the_saving_form_are_those_of_the_plain_form(rows):
 
 @pytest.mark.parametrize("kept", [4, 9])
 def test_a_drop_of_any_count_is_the_block_with_the_best_first(kept):
-    block, tokens = Block(small_config(), 0.0, score).eval(), torch.randn(2, 9, 24)
-    _, order = block(tokens, kept, kept)
-    everything, _ = block(tokens, 9)
-    torch.testing.assert_close(block.drop(tokens, kept), take_survivors(everything, order, kept), atol=1e-5, rtol=1e-5)
+    block, tokens = block_of(), Tokens(torch.randn(2, 9, 24)).tracked()
+    every, expected = block(tokens, 9, (None, kept), kept)
+    dropped = block.drop(tokens, kept)
+    torch.testing.assert_close(dropped.values, expected.values, atol=1e-5, rtol=1e-5)
+    assert torch.equal(dropped.patches, expected.patches)
+    torch.testing.assert_close(every.values, run(block, tokens.values, 9))
 
 
 def test_ffn_in_slices_equals_ffn_in_one(monkeypatch):

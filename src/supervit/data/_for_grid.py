@@ -73,9 +73,9 @@ def read_for_grid(
         exif_orientation: Whether the picture is turned as its EXIF data say.
 
     Returns:
-        None where evaluation's own way is the better one: the grid is not smaller than the largest or is no square; the image is neither grey
-        nor RGB of 8 bits, so long that evaluation cuts off its ends, or large and no JPEG to reduce; or the config resizes to
-        the nearest pixel.
+        None where evaluation's own way is the better one: the grid is no square or not smaller than the largest; the image is
+        neither grey nor RGB of 8 bits, so long that evaluation cuts off its ends, or large and no JPEG to reduce; or the config
+        resizes to the nearest pixel.
     """
     whole, short = config.image_size, min(image.size)
     is_suitable = image.mode in PILLOW_MODES.values() and 0 < max(image.size) <= LONGEST * short

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from supervit.complexity import GridSize, sides
-from supervit.config import PILLOW_MODES, SuperViTConfig
+from supervit.config import PILLOW_MODES
 from supervit.errors import InputError
 from supervit.export._graph import Interface, keep_counts
 from supervit.files import check_regular, file_digest, refusing, write_text

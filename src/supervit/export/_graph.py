@@ -150,7 +150,7 @@ def depth_of(config: SuperViTConfig, points: Sequence[Complexity]) -> int:
     exits = {point.exit_block for point in points}
     if len(exits) > 1:
         raise InputError(
-            f"one graph cannot stop after different blocks ({', '.join(map(str, points))}); export those of each exit on their own"
+            f"one graph cannot stop after different blocks ({', '.join(map(str, points))}); export each exit on its own"
         )
     return exits.pop() or config.depth
 

@@ -62,9 +62,7 @@ def ranking_nodes(proto: Any) -> list[str]:
 
 
 def _attention(query: Any, key: Any, value: Any, bias: Any = None, *rest: Any, scale: float, **options: Any) -> Any:
-    """Attention of (B, H, S, d) to (B, H, T, d), with a bias of the logits; the exporter's own form has 9 nodes to transpose keys
-    of any rank.
-    """
+    """Attention of (B, H, S, d) to (B, H, T, d); the exporter's own form has 9 nodes to transpose keys of any rank."""
     assert not any((*rest, *options.values())), "attention with options has no form here"
     op = import_extra("onnxscript", "onnx").opset18
     scores = op.MatMul(op.Mul(query, op.Constant(value_float=scale)), op.Transpose(key, perm=[0, 1, 3, 2]))
