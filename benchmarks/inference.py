@@ -42,12 +42,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import supervit
-from supervit import Complexity, SuperViT
+from supervit import Complexity, SuperViT, SuperViTConfig
 from supervit.evaluate import device_name, environment, time_call
 from supervit.files import write_json
 from supervit.macs import executed_macs, macs
 from supervit.runtimes import Availability, Precision, RuntimeConfig, available_runtimes, open_runtime, pick_device
-from token_merging import TokenMerging, merging_macs
 
 Run = Callable[[Tensor], Any]
 Seconds = dict[str, list[float]]
@@ -181,30 +180,41 @@ def runtime_ways(
     return {point: Way(run, macs(config, point), executed_macs(config, point)) for point, run in runs.items()}
 
 
-def merging_ways(reference: Any, counts: Sequence[int], precision: Precision, is_compiled: bool) -> dict[str, Way]:
-    """Timm's model with token merging; compiled as ours is, a block at a time, for any number of tokens."""
-    ways = {}
-    for count in counts:
-        merging: Any = TokenMerging(copy.deepcopy(reference).to(DTYPES[precision]), count).eval()
-        if is_compiled:
-            merging.run_block = torch.compile(merging.run_block, dynamic=True, fullgraph=True)
-        cost = merging_macs(reference, count)
-        ways[f"r={count}"] = Way(casting_run(merging, precision), cost, cost)
-    return ways
+def merging_point(config: SuperViTConfig, count: int) -> Complexity:
+    """The operating point of the largest grid at which each block merges `count` tokens, as long as there are as many."""
+    tokens, rates = config.space.largest.num_patches + config.num_prefix_tokens, []
+    for _ in range(config.depth):
+        merged = min(count, (tokens - config.num_prefix_tokens) // 2)
+        rates.append((tokens - merged) / tokens)
+        tokens -= merged
+    return Complexity(config.grid_sizes[-1], tuple(rates))
+
+
+def merging_ways(
+    model: SuperViT, counts: Sequence[int], name: str, precision: Precision, options: argparse.Namespace
+) -> dict[str, Way]:
+    """The model with token merging (ToMe) in each block instead of dropping."""
+    config = model.config.replace(reducer="tome", drop_blocks=tuple(range(model.config.depth)))
+    merging = SuperViT.of_weights(config, model.state_dict(), "the model")
+    points = {f"r={count}": str(merging_point(config, count)) for count in counts}
+    ways = runtime_ways(merging, list(points.values()), name, precision, options)
+    return {text: ways[point] for text, point in points.items()}
 
 
 def blocks_of(
-    model: SuperViT, reference: Any, runtimes: Sequence[Availability], points: Sequence[str], options: argparse.Namespace
+    model: SuperViT, runtimes: Sequence[Availability], points: Sequence[str], options: argparse.Namespace
 ) -> Iterator[Block]:
     """Everything to measure."""
     for each in runtimes:
         opening = functools.partial(runtime_ways, model, points, each.name, each.precision, options)
         yield Block(each.name, each.precision, opening, model)
     if options.merge:
-        merging = functools.partial(merging_ways, reference, options.merge)
-        yield Block("merging eager", "float32", functools.partial(merging, "float32", False))
+        forms: list[tuple[str, Precision]] = [("eager", "float32")]
         if options.device == "cuda":
-            yield Block("merging compiled", "bfloat16", functools.partial(merging, "bfloat16", True))
+            forms.append(("compiled", "bfloat16"))
+        for name, precision in forms:
+            opening = functools.partial(merging_ways, model, options.merge, name, precision, options)
+            yield Block(f"merging {name}", precision, opening)
 
 
 def measure_block(
@@ -350,7 +360,7 @@ def main() -> None:
     timer = Timer(options.repeats, options.warmup, options.settle, pause_s, options.seed)
     results = []
     able = [each for each in options.runtimes if each.obstacle is None]
-    for block in blocks_of(model, reference, able, points, options):
+    for block in blocks_of(model, able, points, options):
         start = time.perf_counter()
         results += measure_block(block, references, batches, timer, peaks)
         close_block()

@@ -318,8 +318,8 @@ class Predictor:
         height, width = image.shape[-2:] if image.ndim == 3 and image.shape[0] == channels else (0, 0)
         if height < rows or width < columns or not has_shape(grid_size, height, width):
             raise InputError(
-                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, H, W) of the shape of grid "
-                f"{grid_text(grid_size)} with a pixel for each patch; or give the picture itself as uint8"
+                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, H, W) in the shape of "
+                f"grid {grid_text(grid_size)} with a pixel for each patch; or give the picture itself as uint8"
             )
         _check_pixels(image.numel(), image, self.reading)
         pixels = image.detach().float().cpu()
