@@ -18,6 +18,7 @@ from supervit import commands
 from supervit._version import __version__
 from supervit.commands._help import Option, help_of, in_flags, list_of, options_of, usage_of
 from supervit.commands._interrupting import exit_at_signals, raise_at_signals, report_interrupt
+from supervit.commands._texts import REGISTRY
 from supervit.errors import AssumptionWarning, InputError, SuperViTError, naming_lost_workers, printable, unknown_name
 from supervit.files import Output, recording_output
 from supervit.progress import bars_shown
@@ -187,7 +188,7 @@ def parse(command: type, arguments: list[str], program: str, default: Any = None
     said, kind = io.StringIO(), {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            made = tyro.cli(command, prog=program, args=arguments, add_help=False, **kind)
+            made = tyro.cli(command, prog=program, args=arguments, add_help=False, registry=REGISTRY, **kind)
     except SystemExit as stop:
         _raise_reason(stop, said.getvalue(), options, arguments, program)
     _check_numbers(made)
@@ -278,4 +279,5 @@ def _print_completion(arguments: list[str]) -> None:
         prog="supervit",
         args=["--tyro-print-completion", arguments[0]],
         config=(tyro.conf.OmitSubcommandPrefixes,),
+        registry=REGISTRY,
     )

@@ -41,6 +41,11 @@ def grid_text(grid_size: GridSize) -> str:
     return str(grid_size) if isinstance(grid_size, int) else "x".join(map(str, grid_size))
 
 
+def rate_text(keep_rate: KeepRate) -> str:
+    """`"0.7"` or `"0.9-0.7-0.5"`."""
+    return "-".join(map(repr, keep_rate)) if isinstance(keep_rate, tuple) else repr(keep_rate)
+
+
 @total_ordering
 @dataclass(frozen=True)
 class Complexity:
@@ -77,8 +82,7 @@ class Complexity:
             raise InputError(f"exit {self.exit_block!r} is not usable; use the number of blocks to run, at least 1, or None")
 
     def __str__(self) -> str:
-        rates = "-".join(map(repr, self._rates))
-        cut = "" if self.keep_rate == 1 else f"@{rates}"
+        cut = "" if self.keep_rate == 1 else f"@{rate_text(self.keep_rate)}"
         return grid_text(self.grid_size) + cut + ("" if self.exit_block is None else f"/{self.exit_block}")
 
     def __lt__(self, other: "Complexity") -> bool:

@@ -206,10 +206,15 @@ class SuperViTConfig:
         Raises:
             InputError: the operating points see images of different shapes.
         """
-        grids = {point.grid_size for point in points}
+        grids = tuple({point.grid_size for point in points})
         if all(has_shape(grid, *sides(self.image_size)) for grid in grids):
             return self
-        return self.replace(grid_sizes=tuple(grids))
+        largest = max(Complexity(grid) for grid in grids).grid_size
+        if other := [grid for grid in grids if not has_shape(grid, *self.pixels(largest))]:
+            raise InputError(
+                f"grids {grid_text(other[0])} and {grid_text(largest)} see images of different shapes; ask for one at a time"
+            )
+        return self.replace(grid_sizes=grids)
 
     @property
     def num_prefix_tokens(self) -> int:

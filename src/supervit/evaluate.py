@@ -150,15 +150,15 @@ def measure_throughput(
         raise InputError(f"seconds {seconds!r} must be at least 0, which means no limit")
     runtime = as_runtime(model)
     with runtime.evaluating():
-        images = random_images(runtime, batch_size)
+        images = random_images(runtime, batch_size, complexities)
         limits: dict[str, Any] = {"seconds": seconds, "each_once": each_once, "check": check}
         timed = time_calls(runtime.logits, images, complexities, repeats, warmup, **limits)
     return {point: batch_size * len(each) / sum(each) for point, each in timed.items() if each}
 
 
-def random_images(runtime: Runtime, batch_size: int) -> Tensor:
-    """Noise (B, C, S, S) of the model's image size, placed for a runtime."""
-    config = runtime.model_config
+def random_images(runtime: Runtime, batch_size: int, complexities: Sequence[Complexity] = ()) -> Tensor:
+    """Noise (B, C, H, W) of the size of the images that operating points see (default: the menu), placed for a runtime."""
+    config = runtime.model_config.view(complexities)
     check_memory(config, config.space.largest, batch_size, runtime.device)
     return runtime.place(torch.randn(batch_size, config.in_chans, *sides(config.image_size)))
 

@@ -27,7 +27,7 @@ keeps 70 %.
 
 {table}
 
-It takes images of {config.in_chans} channels and {config.image_size} pixels a side. MACs are per image, in the usual count
+It takes images of {config.in_chans} channels and {grid_text(config.image_size)} pixels. MACs are per image, in the usual count
 and as executed. {known}
 
 ## Use

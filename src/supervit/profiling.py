@@ -53,7 +53,7 @@ def _measure_costs(
         raise InputError(f"batch sizes {batch_sizes} and repeats {repeats} must be at least 1, warmup {warmup} at least 0")
     config, rows = runtime.model_config, []
     for batch_size in dict.fromkeys(batch_sizes):
-        images = random_images(runtime, batch_size)
+        images = random_images(runtime, batch_size, complexities)
         for point, seconds in time_calls(runtime.logits, images, complexities, repeats, warmup).items():
             p50, p95 = torch.tensor(seconds).quantile(torch.tensor([0.5, 0.95])).tolist()
             call = partial(time_call, runtime.logits, images, point)

@@ -74,7 +74,7 @@ def test_batches_are_full_and_waiting_images_few(model, monkeypatch):
     sizes = []
     resume = SuperViT.resume
     monkeypatch.setattr(
-        SuperViT, "resume", lambda self, prefix, point: sizes.append(len(prefix)) or resume(self, prefix, point)
+        SuperViT, "resume", lambda self, prefix, point: sizes.append(len(prefix.values)) or resume(self, prefix, point)
     )
     nobody_is_sure = ladder("4@0.5", "4", "7", thresholds=(1.0, 1.0))
     Cascade(model, nobody_is_sure, batch_size=4).run(torch.randn(3, 3, 28, 28) for _ in range(6))

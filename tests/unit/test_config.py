@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -68,8 +69,10 @@ def test_image_size_scales_the_menu():
     assert variant_config("deit_small", img_size=448).grid_sizes == (16, 20, 24, 28)
     assert variant_config("deit_small", img_size=32).grid_sizes == (2,)
     assert scaled_grid_sizes((8, 10, 12, 14), 7) == (4, 5, 6, 7)
-    for size in (0, 16, 225):
-        with pytest.raises(InputError, match=f"img_size {size} must be one side, a multiple of patch_size 16"):
+    assert variant_config("deit_small", img_size=(192, 256)).grid_sizes == ((7, 9), (9, 11), (10, 14), (12, 16))
+    assert scaled_grid_sizes((8, 14), (14, 14)) == (8, 14)
+    for size in (0, 16, 225, (224, 225)):
+        with pytest.raises(InputError, match=f"img_size {re.escape(str(size))} must be a multiple of patch_size 16"):
             variant_config("deit_small", img_size=size)
 
 

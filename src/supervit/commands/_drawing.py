@@ -29,7 +29,7 @@ def draw_images(predictor: "Predictor", images: Sequence[Path], points: Sequence
     names = picture_names(images, folder)
     for image, name in track(zip(images, names, strict=True), "draw", len(images), "image"):
         try:
-            pixels = predictor.pixels(image)
+            pixels = predictor.pixels(image, points)
         except DamagedImage as error:  # in a part that was not needed for the answer
             print(f"cannot draw {printable(str(image))} ({error})", file=sys.stderr)
             continue

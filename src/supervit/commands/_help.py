@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
+from supervit.commands._texts import METAVARS, text_of
+
 _WIDEST = 100
 _INDENT = 26
 _NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
@@ -64,7 +66,7 @@ class Option:
         if self.default in (None, (), "") or "default:" in self.help:
             return self.help
         values = self.default if isinstance(self.default, tuple) else (self.default,)
-        return f"{self.help} (default: {' '.join(map(str, values))})"
+        return f"{self.help} (default: {' '.join(map(text_of, values))})"
 
 
 def options_of(command: type, default: Any = None, prefix: str = "", group: str = "") -> Iterator[Option]:
@@ -135,6 +137,8 @@ def _default(each: "dataclasses.Field[Any]", instance: Any) -> Any:
 
 def _metavar(hint: Any) -> str:
     """How a value of a type is written, such as INT or {train,val}."""
+    if hint in METAVARS:
+        return METAVARS[hint]
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return "|".join(_metavar(each) for each in arguments if each is not NoneType)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from supervit.complexity import Complexity, sides
+from supervit.complexity import Complexity, GridSize, sides
 from supervit.config import Interpolation, Resize, SuperViTConfig
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
@@ -95,7 +95,7 @@ class _Overrides:
     num_heads: int | None = None
     """Attention heads (default: what the config.json beside the weights says, else those of the known variant of that width,
     else 64 channels a head)."""
-    grid_sizes: tuple[int, ...] | None = None
+    grid_sizes: tuple[GridSize, ...] | None = None
     """Grid sizes of the menu, for weights with one position table (default: the paper's, in proportion)."""
     drop_blocks: tuple[int, ...] | None = None
     """0-based indices of the blocks that drop tokens (default: 3 6 9; of less than ten blocks those at 1/4, 1/2 and 3/4)."""

@@ -83,7 +83,7 @@ class Cascade:
         facts = {f"setup.{name}": setup[name] for name in ("model", "runtime", "precision")}
         report: dict[str, Any] = {"data": str(self.data.root or self.data.name), "split": self.split}
         check_output(self.out, "cascade.json", facts | report, overwrite=self.overwrite)
-        loader = open_loader(self.data, self.split, runtime.model_config)
+        loader = open_loader(self.data, self.split, runtime.model_config.view(points))
         answers = collect_answers(runtime, (batch[:2] for batch in loader.epoch()), points, self.confidence)
         print_damaged(loader)
         found = self._search(answers, runtime)

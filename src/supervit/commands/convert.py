@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from supervit.commands._opening import Overrides
+from supervit.complexity import grid_text
 from supervit.errors import InputError
 
 
@@ -37,5 +38,5 @@ class Convert:
         cost = macs(config, config.space.largest) / 1e9
         print(
             f"wrote {self.out}: {config.family}, width {config.embed_dim}, {config.depth} blocks, {config.num_heads} heads, "
-            f"{config.num_classes} classes, grid sizes {', '.join(map(str, config.grid_sizes))}, {cost:.2f} GMACs uncut"
+            f"{config.num_classes} classes, grid sizes {', '.join(map(grid_text, config.grid_sizes))}, {cost:.2f} GMACs uncut"
         )

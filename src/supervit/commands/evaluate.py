@@ -54,7 +54,7 @@ class Evaluate:
         facts: dict[str, Any] = {"fingerprint": runtime.fingerprint(), "data": str(self.data.root or self.data.name)}
         facts |= {"split": self.split, "runtime": runtime.name, "precision": runtime.precision}
         check_output(self.out, "results.json", facts, overwrite=self.overwrite)
-        loader = open_loader(self.data, self.split, config)
+        loader = open_loader(self.data, self.split, config.view(points))
         counts = ClassCounts()
         on_answers = None if self.out is None else counts.add
         accuracies = evaluate(runtime, loader.epoch(), points, on_answers=on_answers)
