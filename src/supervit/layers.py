@@ -280,11 +280,11 @@ class Block(nn.Module):
         elif self.reducer.probe == "class_token":
             attention = self.attn.probe_attention(query[:, :, :1], key, tokens.bias)
         if not self.reducer.reads_attention:
-            return Evidence(tokens, normed, key, attention)
+            return Evidence(tokens, normed=normed, key=key, attention=attention)
         if full is None:
             queries = query if query.shape[2] == key.shape[2] else project(normed)
             full = self.attn.full_attention(queries, key, tokens.bias)
-        return Evidence(tokens, normed, key, attention, full)
+        return Evidence(tokens, normed=normed, key=key, attention=attention, full_attention=full)
 
     def _ranking(self) -> torch.set_grad_enabled:
         assert self.reducer is not None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from supervit.config import SuperViTConfig
-from supervit.errors import InputError, reason_of
+from supervit.errors import InputError, reason_of, warn_assumed
 from supervit.files import check_name, make_directory, read_object, refusing, whole_file, write_json
 
 CONFIG_FILE = "config.json"
@@ -22,6 +23,7 @@ MODEL_DIRECTORY = "model"  # of a run
 _FIRST_CONVOLUTIONS = ("patch_embed.conv1.weight", "patch_embed.proj.weight")
 Filled = TypeVar("Filled", bound=nn.Module)
 
+_OF_REDUCERS = re.compile(r"^blocks\.\d+\.reducer\.")
 _MOST_NAMES = 8  # names listed in an error before the rest is counted
 
 
@@ -105,6 +107,8 @@ def filled(build: Callable[[], Filled], state_dict: Mapping[str, Tensor], source
         source: Where they come from, for the error.
         least: Tensors that the model has at least: with fewer it is not even built.
 
+    The parameters of learned reducers may be missing, all of them: they start fresh, which an `AssumptionWarning` says.
+
     Raises:
         InputError: as of `check_state_dict`.
     """
@@ -115,9 +119,18 @@ def filled(build: Callable[[], Filled], state_dict: Mapping[str, Tensor], source
         )
     with torch.device("meta"):
         model = build()
-    check_state_dict(model, state_dict, source)
-    model.to_empty(device=torch.get_default_device())
-    model.load_state_dict(state_dict)
+    fresh = {key: tensor for key, tensor in model.state_dict().items() if _OF_REDUCERS.search(key)}
+    if not fresh or any(key in state_dict for key in fresh):
+        check_state_dict(model, state_dict, source)
+        model.to_empty(device=torch.get_default_device())
+        model.load_state_dict(state_dict)
+        return model.eval()
+    check_state_dict(model, {**state_dict, **fresh}, source)
+    model = build()
+    model.load_state_dict(state_dict, strict=False)
+    warn_assumed(
+        f"the weights of {source!r} have none of the reducers, {len(fresh)} tensors, which start fresh; train the model"
+    )
     return model.eval()
 
 

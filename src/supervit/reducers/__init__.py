@@ -27,14 +27,20 @@ class Evidence:
 
     tokens: Tokens
     """As they enter the block: values (B, T, D)."""
-    normed: Tensor | None = None
-    """The same after the block's first norm. This and what follows is None for reducers that act at the input."""
-    key: Tensor | None = None
+    normed: Tensor
+    """The same after the block's first norm. Of this and what follows reducers that act at the input get nothing."""
+    key: Tensor
     """(B, H, T, d)."""
-    attention: Tensor | None = None
-    """(B, H, T): softmax attention of the reducer's `probe` to all tokens, float32."""
-    full_attention: Tensor | None = None
+    attention: Tensor
+    """(B, H, T): softmax attention of the reducer's `probe` to all tokens, float32; nothing without one."""
+    full_attention: Tensor
     """(B, H, T, T): softmax attention of all tokens to all tokens, for reducers that read it."""
+
+    def __init__(self, tokens: Tokens, **known: Tensor | None):
+        object.__setattr__(self, "tokens", tokens)
+        for name, value in known.items():
+            if value is not None:
+                object.__setattr__(self, name, value)
 
 
 class Reducer(nn.Module):

@@ -10,5 +10,4 @@ class Reducer(reducers.Reducer):
 
     def score(self, seen: reducers.Evidence) -> Tensor:
         """Mean over the heads of the class token's attention to each patch (B, T - prefix)."""
-        assert seen.attention is not None
         return seen.attention[:, :, seen.tokens.prefix :].mean(dim=1)

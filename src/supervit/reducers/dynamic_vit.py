@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supervit import reducers
@@ -14,8 +13,7 @@ from supervit.tokens import Tokens
 class Reducer(reducers.Reducer):
     """In training all patches stay, and those that would go are masked as keys, by Gumbel decisions with a gradient.
 
-    Source: Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification" (2021).
-    Differs: the mask is a bias of the attention; its code excepts the diagonal, which only dropped rows feel.
+    Source: Rao et al., "DynamicViT" (2021), whose mask excepts the diagonal, which only dropped rows feel.
     """
 
     probe, at_input, is_learned, ratio_weight = None, True, True, 2.0
@@ -54,8 +52,8 @@ class Reducer(reducers.Reducer):
         mask = self.decide(ranking) * (1 if tokens.scores is None else tokens.scores)
         ratio_loss = (mask.mean(dim=1) - (kept - tokens.prefix) / mask.shape[1]).square().mean() * self.ratio_weight
         penalty = ratio_loss if tokens.penalty is None else ratio_loss + tokens.penalty
-        return tokens._replace(scores=mask, bias=F.pad((mask + 1e-8).log(), (tokens.prefix, 0)), penalty=penalty)
+        return tokens._replace(scores=mask, bias=nn.functional.pad((mask + 1e-8).log(), (tokens.prefix, 0)), penalty=penalty)
 
     def decide(self, log_probabilities: Tensor) -> Tensor:
         """1 for patches that stay, 0 for those that go (B, N), drawn, with the gradient of the probabilities."""
-        return F.gumbel_softmax(log_probabilities, hard=True)[..., 0]
+        return nn.functional.gumbel_softmax(log_probabilities, hard=True)[..., 0]

@@ -34,7 +34,6 @@ class Reducer(reducers.Reducer):
 
     def rank(self, seen: reducers.Evidence, most: int) -> tuple[Tensor, Tensor]:
         """Attention of the class token to the patch tokens, mean over heads, and these, both (B, T - prefix), best first."""
-        assert seen.attention is not None
         scores, order = seen.attention[:, :, seen.tokens.prefix :].mean(dim=1).sort(dim=1, descending=True)
         return scores, order
 

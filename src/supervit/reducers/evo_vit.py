@@ -36,7 +36,6 @@ class Reducer(reducers.Reducer):
     def observe(self, seen: reducers.Evidence) -> Tokens:
         """The tokens with the running mean of each patch in `scores`; patches that wait keep theirs."""
         tokens = seen.tokens
-        assert seen.attention is not None
         assert tokens.patches is not None
         here = seen.attention.mean(dim=1).gather(1, tokens.patches.clamp_min(0))
         if tokens.scores is None or tokens.values.shape[1] - tokens.prefix == tokens.patches.shape[1]:

@@ -11,5 +11,4 @@ class Reducer(reducers.Reducer):
 
     def score(self, seen: reducers.Evidence) -> Tensor:
         """Uniform random scores (B, T - prefix)."""
-        assert seen.attention is not None
         return torch.rand_like(seen.attention[:, 0, seen.tokens.prefix :])

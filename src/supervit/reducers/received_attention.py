@@ -16,5 +16,4 @@ class Reducer(reducers.Reducer):
 
     def score(self, seen: reducers.Evidence) -> Tensor:
         """Mean over heads and tokens of the attention to each patch (B, T - prefix)."""
-        assert seen.full_attention is not None
         return seen.full_attention.mean(dim=(1, 2))[:, seen.tokens.prefix :]
