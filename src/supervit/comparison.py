@@ -95,16 +95,15 @@ def compare_runtimes(
     reference = open_runtime("eager", model, RuntimeConfig(device, threads=threads))
     expected = _classes(reference, images, complexities, batch_size)
     rows: list[Comparison] = []
-    able = [found for found in available_runtimes(device) if not found.obstacle]
-    able = [found for found in able if found.precision != "int8" or calibration is not None]
+    lacking = "int8" if calibration is None else ""
+    able = [found for found in available_runtimes(device) if not found.obstacle and found.precision != lacking]
     for found in track(able, "runtimes", len(able), "runtime"):
         int8_images = calibration if found.precision == "int8" else None
         config = RuntimeConfig(device, found.precision, threads, int8_images)
         outcome: list[Comparison] | Exception
         try:
             runtime = open_runtime(found.name, model, config)
-            outcome = _compare(found, runtime, reference, expected, images, labels, batch_size, repeats)
-            rows += outcome
+            rows += (outcome := _compare(found, runtime, reference, expected, images, labels, batch_size, repeats))
         except Exception as error:
             outcome = error
         on_done(found, outcome)

@@ -10,11 +10,11 @@ from PIL import Image
 
 import supervit
 from supervit import InputError, Predictor, SuperViT, path_losses
+from supervit.block import Block
 from supervit.cascade import Cascade, Ladder
 from supervit.complexity import Complexity
 from supervit.data import SourceConfig, open_dataset
 from supervit.export import export_model
-from supervit.layers import Block
 from supervit.macs import executed_macs, macs, resumed_macs
 from supervit.runtimes import as_runtime, open_artefact
 from supervit.tokens import Tokens

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from supervit.layers import Block, resize_images
+from supervit.block import Block
+from supervit.layers import resize_images
 from supervit.reducers import with_prefix
 from supervit.reducers.class_attention import Reducer
 from supervit.tokens import Tokens
@@ -74,7 +75,7 @@ def test_ffn_in_slices_equals_ffn_in_one(monkeypatch):
     block = block_of()
     tokens = torch.randn(3, 20, 24)
     whole = run(block, tokens, 20)  # with gradient: in one
-    monkeypatch.setattr("supervit.layers._ROWS_PER_SLICE", 7)
+    monkeypatch.setattr("supervit.slices._ROWS_PER_SLICE", 7)
     with torch.no_grad():
         sliced = run(block, tokens, 20)
         empty = run(block, tokens[:0], 20)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from supervit.block import Block
 from supervit.complexity import Complexity, GridSize, side_of, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
-from supervit.layers import Attention, Block, Projection, resize_images
+from supervit.layers import Attention, Projection, resize_images
 from supervit.limits import check_images, check_memory
 from supervit.model import SuperViT
 from supervit.plan import grow_tree

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from supervit.layers import Block
+from supervit.block import Block
 from supervit.model import SuperViT
 from supervit.options import Precision
 from supervit.runtimes._runtime import Runtime, RuntimeConfig
