@@ -32,6 +32,7 @@ class Block(nn.Module):
         self.exact_savings = config.exact_savings
         self.residual_divisor = config.residual_divisor
         self.reducer = reducer
+        self.observes = reducer is not None and reducer.observes
 
     def forward(self, tokens: Tokens, rows: int, keep: tuple[int | None, ...] = (None,), most: int = 0) -> tuple[Tokens, ...]:
         """The tokens after the block, once for each number of tokens to keep.
@@ -119,7 +120,8 @@ class Block(nn.Module):
         query, key, value = self.attn.project(normed)
         if not self.exact_savings:  # the released arithmetic
             full = self.attn.full_attention(query, key, tokens.bias)
-        if self.reducer is not None and (most or self.reducer.observes):
+        if most or self.observes:
+            assert self.reducer is not None
             with self._ranking():
                 seen = self._evidence(tokens, normed, key, query, full)
                 ranking = self.reducer.rank(seen, most) if most else None

@@ -31,9 +31,9 @@ def side_of(both: tuple[int, int]) -> GridSize:
 
 
 def has_shape(grid_size: GridSize, height: int, width: int) -> bool:
-    """Whether the sides of an image are to each other as those of a grid, to within a patch."""
+    """Whether the sides of an image are to each other as those of a grid: of a square exactly, of others to within a patch."""
     rows, columns = sides(grid_size)
-    return abs(height * columns - width * rows) < max(height, width)
+    return height == width if rows == columns else abs(height * columns - width * rows) < max(height, width)
 
 
 def grid_text(grid_size: GridSize) -> str:

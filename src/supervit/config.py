@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from supervit.complexity import Complexity, ComplexitySpace, GridSize, KeepRate, grid_text, has_shape, side_of, sides
 from supervit.errors import InputError
 from supervit.fields import check_names, check_types, from_plain
-from supervit.plan import Plan
+from supervit.plan import Plan, Reduction
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -241,19 +241,22 @@ class SuperViTConfig:
         """How many of the first blocks all operating points of a grid size share: those before any drop block or exit."""
         return min((*self.drop_blocks, self.depth - 1, *(block - 1 for block in self.exit_blocks)))
 
-    def plan(self, complexity: Complexity | str, *, all_tokens: bool = False) -> Plan:
+    def plan(self, complexity: Complexity | str, *, all_tokens: bool = False, reduction: Reduction | None = None) -> Plan:
         """The token counts of an operating point in this network.
 
         Args:
             complexity: The operating point or its text.
             all_tokens: Whether every surviving token is wanted, not just what the head reads.
+            reduction: Counts what survives, where the reducer has been loaded already.
         """
-        from supervit.reducers import load_reducer
+        if reduction is None:
+            from supervit.reducers import load_reducer
 
+            reduction = load_reducer(self.reducer)
         rows_read = 1 if self.exact_savings and self.reads_class_token_only and not all_tokens else None
         return Plan.resolve(
             Complexity.of(complexity), self.depth, self.drop_blocks, rows_read,
-            prefix=self.num_prefix_tokens, reduction=load_reducer(self.reducer),
+            prefix=self.num_prefix_tokens, reduction=reduction,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Self:

@@ -27,7 +27,7 @@ keeps 70 %.
 
 {table}
 
-It takes images of {config.in_chans} channels and {grid_text(config.image_size)} pixels. MACs are per image, in the usual count
+It takes images of {config.in_chans} channels and {image_size} pixels a side. MACs are per image, in the usual count
 and as executed. {known}
 
 ## Use
@@ -89,6 +89,7 @@ def model_card(
         title=repository.rpartition("/")[2] if repository != "OWNER/MODEL" else f"SuperViT {config.family}",
         family={"deit": "DeiT", "lvvit": "LV-ViT"}.get(config.family, config.family),
         config=config,
+        image_size=grid_text(config.image_size),
         classes=f"{config.num_classes} classes" if config.num_classes else "no classifier",
         table="\n".join(f"| {' | '.join(row[columns])} |" for row in rows),
         known="" if top1 else "Accuracy was not measured when this card was written.",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from supervit.complexity import Complexity, GridSize, grid_text, has_shape, sides
+from supervit.complexity import Complexity, GridSize, grid_text, has_shape, side_of, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.meters import free_memory_bytes
@@ -40,12 +40,12 @@ def check_images(images: Tensor, in_chans: int, grid_size: GridSize | None = Non
     (height, width), (rows, columns) = images.shape[-2:], sides(grid_size)
     if not has_shape(grid_size, height, width):
         raise InputError(
-            f"images of {height}x{width} pixels have not the shape of grid {grid_text(grid_size)}, which is "
+            f"images of {height}x{width} pixels have not the shape of grid size {grid_text(grid_size)}, which is "
             f"{'square' if rows == columns else f'{rows} to {columns}'}; crop or pad them first"
         )
     if height < rows or width < columns:
         raise InputError(
-            f"images of {height}x{width} pixels are too small for grid {grid_text(grid_size)}: "
+            f"images of {grid_text(side_of((height, width)))} pixels are too small for grid size {grid_text(grid_size)}: "
             "each patch needs a pixel; use larger images or a smaller grid"
         )
 

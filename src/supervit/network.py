@@ -52,7 +52,7 @@ class Network(nn.Module):
                 f"start from one of its variants: {', '.join(family.VARIANTS)}"
             )
         self.config = config
-        make_reducer = load_reducer(config.reducer)
+        make_reducer = self.reduction = load_reducer(config.reducer)
         if make_reducer.probe == "class_token" and not config.class_token:
             raise InputError(f"reducer {config.reducer!r} looks at the class token, which there is not; use received_attention")
         drop_path = [config.drop_path_rate * index / max(config.depth - 1, 1) for index in range(config.depth)]
@@ -142,7 +142,7 @@ class Network(nn.Module):
         points = [self.config.space.largest if point is None else Complexity.of(point) for point in complexities]
         if not points:
             raise InputError("no complexities were asked for; name at least one, such as '14'")
-        plans = [self.config.plan(point, all_tokens=all_tokens or restore) for point in points]
+        plans = [self.config.plan(point, all_tokens=all_tokens or restore, reduction=self.reduction) for point in points]
         encoded: dict[int, Encoded] = {}
         for branch in grow_tree(plans):
             tokens = self.start(self._embed(images, branch.grid_size, mix), tracks=trace, restores=restore)
@@ -174,7 +174,7 @@ class Network(nn.Module):
             InputError: the tokens are of another grid size, or the operating point stops before the prefix does.
         """
         point, shared = Complexity.of(complexity), self.config.shared_blocks
-        (branch,) = grow_tree([self.config.plan(point)])
+        (branch,) = grow_tree([self.config.plan(point, reduction=self.reduction)])
         if prefix.values.shape[1] != self.num_prefix_tokens + point.num_patches:
             raise InputError(
                 f"{prefix.values.shape[1]} tokens are not those of grid {grid_text(point.grid_size)}; encode that prefix"
@@ -225,9 +225,8 @@ class Network(nn.Module):
         """Embedded tokens (B, prefix + N, D) with whatever is to be remembered of them: for a trace, to restore every patch, or
         because the reducer wants it.
         """
-        reducer, tokens = load_reducer(self.config.reducer), Tokens(embedded, self.num_prefix_tokens)
-        restores = restores or reducer.keeps_aside
-        return tokens.tracked(aside=restores) if tracks or restores or reducer.tracks_patches else tokens
+        tokens, restores = Tokens(embedded, self.num_prefix_tokens), restores or self.reduction.keeps_aside
+        return tokens.tracked(aside=restores) if tracks or restores or self.reduction.tracks_patches else tokens
 
     def finish(self, tokens: Tokens) -> Tensor:
         """Tokens after the last block, normalised (B, T, D); of every patch in its place where they are to be restored."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from supervit.cascade import Cascade, Ladder
 from supervit.choose import Budget, choose
-from supervit.complexity import Complexity, GridSize, grid_text, has_shape, sides
+from supervit.complexity import Complexity, GridSize, grid_text, has_shape, side_of, sides
 from supervit.config import PILLOW_MODES, SuperViTConfig
 from supervit.cost_table import CostTable, Setup
 from supervit.data import (
@@ -208,8 +208,8 @@ class Predictor:
             height, width = sides(self.config.view(rungs).image_size)
             if rung.grid[0] > height or rung.grid[1] > width:
                 raise InputError(
-                    f"{rung} has {grid_text(rung.grid_size)} patches, each of which needs a pixel of the image, which has "
-                    f"{height}x{width}; use a smaller grid"
+                    f"{rung} has {grid_text(rung.grid_size)} patches a side, each of which needs a pixel of the image, which has "
+                    f"{grid_text(side_of((height, width)))} a side; use a smaller grid"
                 )
         if not isinstance(complexity, Ladder):
             return rungs[0]
@@ -318,8 +318,8 @@ class Predictor:
         height, width = image.shape[-2:] if image.ndim == 3 and image.shape[0] == channels else (0, 0)
         if height < rows or width < columns or not has_shape(grid_size, height, width):
             raise InputError(
-                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, H, W) in the shape of "
-                f"grid {grid_text(grid_size)} with a pixel for each patch; or give the picture itself as uint8"
+                f"a normalised image of shape {tuple(image.shape)} does not fit; expected ({channels}, H, W), as "
+                f"grid {grid_text(grid_size)} and with a pixel for each patch; or give the picture itself as uint8"
             )
         _check_pixels(image.numel(), image, self.reading)
         pixels = image.detach().float().cpu()

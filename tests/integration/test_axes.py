@@ -163,9 +163,13 @@ def test_a_picture_turned_is_answered_alike_where_positions_are_alike():
 @pytest.mark.parametrize(
     "size, text, message",
     [
-        ((28, 28), "6x8", "images of 28x28 pixels have not the shape of grid 6x8, which is 6 to 8; crop or pad them first"),
-        ((24, 32), "7", "images of 24x32 pixels have not the shape of grid 7, which is square"),
-        ((3, 4), "6x8", "images of 3x4 pixels are too small for grid 6x8"),
+        (
+            (28, 28),
+            "6x8",
+            "images of 28x28 pixels have not the shape of grid size 6x8, which is 6 to 8; crop or pad them first",
+        ),
+        ((24, 32), "7", "images of 24x32 pixels have not the shape of grid size 7, which is square"),
+        ((3, 4), "6x8", "images of 3x4 pixels are too small for grid size 6x8"),
     ],
 )
 def test_images_of_another_shape_are_refused(size, text, message):

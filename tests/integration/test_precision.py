@@ -15,7 +15,9 @@ POINTS = ["7", "7@0.5", "4", "4@0.7"]
 def test_autocast_trains_with_a_float32_residual_stream(model, images):
     model.train()
     streams = []
-    handles = [block.register_forward_hook(lambda _, __, output: streams.append(output[0].dtype)) for block in model.blocks]
+    handles = [
+        block.register_forward_hook(lambda _, __, output: streams.append(output[0].values.dtype)) for block in model.blocks
+    ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = sum(logits.float().square().mean() for logits in model.forward_paths(images, POINTS))
     loss.backward()
@@ -60,7 +62,7 @@ def test_adapters_on_the_projection_count_in_every_block(model, images, point):
 
 
 def test_hooks_see_what_the_block_computed(model, images, monkeypatch):
-    monkeypatch.setattr("supervit.layers._ROWS_PER_SLICE", 7)
+    monkeypatch.setattr("supervit.slices._ROWS_PER_SLICE", 7)
     seen = {}
     block = model.blocks[0]
     block.mlp.register_forward_hook(lambda _, __, output: seen.update(mlp=output, copy=output.clone()))

@@ -277,9 +277,9 @@ def test_the_model_predicts_in_evaluation_mode_and_stays_in_its_own():
     [
         (7, "a int is no image; give a path"),
         (None, "a NoneType is no image"),
-        (torch.zeros(3, 28, 27), r"\(3, 28, 27\) does not fit; expected \(3, S, S\) with S at least 7"),
-        (torch.zeros(1, 28, 28), r"expected \(3, S, S\)"),
-        (torch.zeros(3, 6, 6), "S at least 7, a pixel for each patch"),
+        (torch.zeros(3, 28, 27), r"\(3, 28, 27\) does not fit; expected \(3, H, W\), as grid 7 and"),
+        (torch.zeros(1, 28, 28), r"expected \(3, H, W\)"),
+        (torch.zeros(3, 6, 6), "as grid 7 and with a pixel for each patch"),
         (torch.zeros(3, 28, 28, dtype=torch.int64), "type int64 does not fit; expected uint8"),
         (np.zeros((28, 28, 3)), "type float64 does not fit"),
         (np.zeros((28, 28, 4), np.uint8), r"shape \(28, 28, 4\)"),

@@ -113,9 +113,9 @@ def test_of_two_equally_near_grids_the_larger_gives_the_positions():
     "shape, message",
     [
         ((2, 1, 28, 28), r"expected \(batch, 3, height, width\)"),
-        ((2, 3, 28, 20), "images of 28x20 pixels have not the shape of grid 7, which is square"),
+        ((2, 3, 28, 20), "images of 28x20 pixels have not the shape of grid size 7, which is square"),
         ((3, 28, 28), r"shape \(3, 28, 28\) do not fit"),
-        ((2, 3, 6, 6), "images of 6x6 pixels are too small for grid 7"),
+        ((2, 3, 6, 6), "images of 6 pixels are too small for grid size 7"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(model, shape, message):

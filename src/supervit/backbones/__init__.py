@@ -14,7 +14,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from supervit.complexity import Complexity, GridSize, sides
+from supervit.complexity import Complexity, GridSize, has_shape, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, unknown_name
 from supervit.plugins import load_plugin, plugin_names
@@ -65,7 +65,8 @@ def scaled_grid_sizes(grid_sizes: tuple[GridSize, ...], largest: GridSize) -> tu
     """The menu with `largest` as its largest grid and the others in proportion (duplicates and grids under 2 left out)."""
     (most_rows, most_columns), (rows, columns) = sides(grid_sizes[-1]), sides(largest)
     scaled = {(round(r * rows / most_rows), round(c * columns / most_columns)) for r, c in map(sides, grid_sizes)}
-    return tuple(point.grid_size for point in sorted(Complexity(grid) for grid in scaled if min(grid) >= 2))
+    points = sorted(Complexity(grid) for grid in scaled if min(grid) >= 2)
+    return tuple(point.grid_size for point in points if has_shape(point.grid_size, rows, columns))
 
 
 def config_from_dict(values: dict[str, Any]) -> SuperViTConfig:
