@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, grid_text
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
 from supervit.macs import executed_macs, macs

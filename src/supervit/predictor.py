@@ -208,8 +208,8 @@ class Predictor:
             height, width = sides(self.config.view(rungs).image_size)
             if rung.grid[0] > height or rung.grid[1] > width:
                 raise InputError(
-                    f"{rung} has {grid_text(rung.grid_size)} patches a side, each of which needs a pixel of the image, which has "
-                    f"{grid_text(side_of((height, width)))} a side; use a smaller grid"
+                    f"{rung} has {grid_text(rung.grid_size)} patches a side, each of which needs a pixel of the image, which "
+                    f"has {grid_text(side_of((height, width)))} a side; use a smaller grid"
                 )
         if not isinstance(complexity, Ladder):
             return rungs[0]
