@@ -46,7 +46,7 @@ from supervit.runtimes import Runtime, RuntimeConfig, open_runtime
 
 def choose_cascades(answers: MeanAnswers, runtime: Runtime, seed: int, safety: float) -> dict[str, Calibrated]:
     """The dearest operating point and the cascades of the docstring above, chosen by one half."""
-    climb = partial(climb_macs, runtime.model_config, shares_prefixes=runtime.model is not None)
+    climb = partial(climb_macs, runtime.model_config, shares_prefixes=runtime.shares_prefixes)
     search, last = partial(calibrate, climb=climb, seed=seed), answers.last()
     (dearest,) = search(last, ladders=[[max(answers.points, key=lambda point: climb([point])[0])]])
     target_top1 = dearest.calibration.top1

@@ -224,7 +224,7 @@ class Cascade:
             raise InputError("no images to run")
         places, logits, rungs = (torch.cat(parts) for parts in zip(*left, strict=True))
         order = places.argsort()
-        added = climb_macs(self.runtime.model_config, self.ladder.rungs, self.runtime.model is not None)
+        added = climb_macs(self.runtime.model_config, self.ladder.rungs, self.runtime.shares_prefixes)
         total_macs = torch.tensor(list(accumulate(added)), device=device)
         return Exits(logits[order], rungs[order], total_macs[rungs[order]])
 
@@ -253,8 +253,8 @@ class Cascade:
 
     def _run_rung(self, group: _Group, point: Complexity) -> tuple[Tokens | None, Tensor]:
         """The prefix of the operating point's grid, where the runtime has such, and the logits."""
-        model = self.runtime.model
-        if model is None or not self.runtime.model_config.can_resume(point):
-            return None, self.runtime.logits(group.images, point)
-        prefix = model.encode_prefix(group.images, point.grid_size) if group.prefix is None else group.prefix
-        return prefix, model.resume(prefix, point).float()
+        runtime = self.runtime
+        if not runtime.shares_prefixes or not runtime.model_config.can_resume(point):
+            return None, runtime.logits(group.images, point)
+        prefix = runtime.encode_prefix(group.images, point.grid_size) if group.prefix is None else group.prefix
+        return prefix, runtime.resume(prefix, point)

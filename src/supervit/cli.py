@@ -40,6 +40,7 @@ COMMANDS: dict[str, type] = {
     "label": commands.Label,
 }
 SHELLS = ("bash", "zsh", "fish")
+_FORMER = {"--complexities": "--points", "--complexity": "--point", "--draw-complexities": "--draw-points"}
 _HELP = ("-h", "--help")
 _LARGEST = 2**31 - 1
 _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # what torch says of it, in a RuntimeError
@@ -128,10 +129,17 @@ def _run(arguments: list[str], output: Output) -> None:
     elif name == "train":
         _train(rest)
     else:
+        rest = [_renamed(argument) for argument in rest]
         with _naming_flags(COMMANDS[name]):
             command = parse(COMMANDS[name], rest, f"supervit {name}")
             raise_at_signals(output)
             command.run()
+
+
+def _renamed(argument: str) -> str:
+    """An option by its name of now: scripts may have the one it had."""
+    flag, sign, value = argument.partition("=")
+    return _FORMER.get(flag, flag) + sign + value
 
 
 def _train(arguments: list[str]) -> None:

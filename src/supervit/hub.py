@@ -41,7 +41,7 @@ print(Predictor(model, "{point}")(["cat.jpg"]))
 
 ```sh
 pip install supervit
-supervit predict DIRECTORY cat.jpg --complexity {point}
+supervit predict DIRECTORY cat.jpg --point {point}
 supervit evaluate DIRECTORY --data.root DATA
 ```
 """

@@ -1,12 +1,17 @@
 """What every backbone family must obey; runs over whatever files exist."""
 
+import dataclasses
+import sys
+
 import pytest
 import torch
 
 import supervit.backbones
-from supervit import InputError, SuperViT
+from supervit import InputError, Predictor, SuperViT
 from supervit.backbones import load_family, variant_config, variant_names
 from supervit.config import SuperViTConfig
+from supervit.data import evaluation_transform
+from supervit.macs import executed_macs
 from supervit.plugins import plugin_names
 from supervit.registry import timm_name
 from tests.conftest import small_config
@@ -66,3 +71,56 @@ def test_a_family_refuses_the_config_of_another():
         InputError, match=r"family 'lvvit' does not take a supervit\.config\.SuperViTConfig; start from .* lvvit_tiny"
     ):
         SuperViT(SuperViTConfig(family="lvvit"))
+
+
+# --- fields that nothing reads --------------------------------------------------------------------------------------------
+
+_CHECKING = {
+    "__post_init__",
+    "_check_sizes",
+    "_check_lengths",
+    "_validate",
+    "_parameters",
+    "check_types",
+    "asdict",
+    "_asdict_inner",
+}
+
+
+def fields_unread(config, monkeypatch) -> set[str]:
+    """Fields of a config that nothing reads but what checks and copies it, when a model is built, run, counted and shown."""
+    read, names = set(), {field.name for field in dataclasses.fields(config)}
+    original = type(config).__getattribute__
+
+    def reading(self, name):
+        if name in names and sys._getframe(1).f_code.co_name not in _CHECKING:
+            read.add(name)
+        return original(self, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(config), "__getattribute__", reading)
+        model = SuperViT(config)
+        side = config.image_size
+        model.forward_paths(torch.zeros(2, config.in_chans, side, side), list(config.space))
+        executed_macs(config, "7@0.5")
+        evaluation_transform(config)
+        (answer,) = Predictor(model)(torch.zeros(config.in_chans, side, side))
+        assert answer.class_name in config.class_names
+    return names - read
+
+
+def config_of(family):
+    return small_config(family, num_classes=5, class_names=tuple("abcde"), drop_path_rate=0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_of_a_config_is_read(family, monkeypatch):
+    assert fields_unread(config_of(family), monkeypatch) == set()
+
+
+def test_a_field_that_nothing_reads_is_found(monkeypatch):
+    idle = dataclasses.make_dataclass("Config", [("idle", int, 3)], bases=(SuperViTConfig,), frozen=True)
+    monkeypatch.setattr(load_family("deit"), "Config", idle)
+    plain = config_of("deit")
+    config = idle(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(SuperViTConfig)})
+    assert fields_unread(config, monkeypatch) == {"idle"}

@@ -140,11 +140,33 @@ def test_images_that_want_a_gradient_or_lie_apart_in_memory_are_run(opened):
         torch.testing.assert_close(runtime.logits(other, "7"), expected, atol=1e-5, rtol=1e-5)
 
 
+def plain(runtime, **changes):
+    """The runtime as one that is not PyTorch's."""
+    fields = {field.name: getattr(runtime, field.name) for field in dataclasses.fields(Runtime)}
+    return Runtime(**{**fields, **changes})
+
+
+def test_runtimes_have_what_they_say_they_can(opened):
+    runtime, _ = opened
+    images = torch.randn(2, 3, 28, 28)
+    if runtime.shares_prefixes:
+        prefix = runtime.encode_prefix(runtime.place(images), 7)
+        torch.testing.assert_close(runtime.resume(prefix, Complexity.of("7@0.5")), runtime.logits(images, "7@0.5"))
+    else:
+        with pytest.raises(NotImplementedError, match="shares no prefixes"):
+            runtime.encode_prefix(images, 7)
+    if runtime.traces:
+        assert runtime.traced_paths(images, ["7@0.5"])[1][0].grid_size == 7
+    else:
+        with pytest.raises(NotImplementedError, match="traces nothing"):
+            runtime.traced_paths(images, ["7@0.5"])
+
+
 def test_no_runtime_is_evaluated_calibrated_or_compared_on_what_is_no_number(opened):
     runtime, model = opened
     batch = torch.randn(4, 3, 28, 28), torch.zeros(4, dtype=torch.long)
     run = lambda images, point: runtime.run(images.to(runtime.dtype), point) * torch.tensor([[1], [1], [torch.nan], [1]])  # noqa: E731
-    broken, points = dataclasses.replace(runtime, run=run, model=None), [Complexity.of("4@0.5"), Complexity.of("7")]
+    broken, points = plain(runtime, run=run), [Complexity.of("4@0.5"), Complexity.of("7")]
     for use in (evaluate, collect_answers):
         with pytest.raises(InputError, match="logits at 4@0.5 are not finite for 1 of 4 images; check weights and images"):
             use(broken, [batch], points)
@@ -180,7 +202,7 @@ def test_a_cascade_runs_in_every_runtime(opened):
     ladder = Ladder(tuple(map(Complexity.of, ("4", "7@0.5", "7"))), (0.4, 0.4), model=model.fingerprint())
     images = torch.randn(9, 3, 28, 28)
     exits = Cascade(runtime, ladder, batch_size=2).predict(images)
-    added = climb_macs(model.config, ladder.rungs, runtime.model is not None)
+    added = climb_macs(model.config, ladder.rungs, runtime.shares_prefixes)
     for index, rung in enumerate(exits.rungs.tolist()):
         assert exits.executed_macs[index] == sum(added[: rung + 1])
         if runtime.precision == "float32":
@@ -331,7 +353,7 @@ def test_missing_packages_and_instructions_are_named(monkeypatch):
 
 def test_few_images_for_another_library_are_prepared_on_one_thread():
     model = small_model()
-    other = dataclasses.replace(as_runtime(model), model=None)
+    other = plain(as_runtime(model))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

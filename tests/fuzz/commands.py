@@ -86,7 +86,7 @@ def make(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, list[Door]
 _ODD_LINES = (
     [], [""], ["--version"], ["-h"], ["--help"], ["trian"], ["train"], ["train", "--list"], ["train", "--help"], ["train",
     "digit"], ["\x1b[31m"],
-    ["predict"], ["evaluate", "--help"], ["macs", "\ud800"], ["macs", "deit_smal"], ["macs", "deit_small", "--complexites",
+    ["predict"], ["evaluate", "--help"], ["macs", "\ud800"], ["macs", "deit_smal"], ["macs", "deit_small", "--pointz",
     "14"], ["--"], ["macs", "a" * 100_000],
 )  # fmt: skip
 
@@ -97,16 +97,16 @@ def templates(workshop: Workshop) -> list[tuple[str, tuple[str, ...]]]:
     models = [str(workshop.models["rgb"]), *map(str, workshop.artefacts.values())]
     data, tables = ("--data.root", str(workshop.folder), "--data.workers", "0"), workshop.tables
     found: list[tuple[str, tuple[str, ...]]] = [
-        ("macs", ("deit_small",)), ("macs", ("lvvit_tiny", "--complexities", "14@0.7", "8")),
+        ("macs", ("deit_small",)), ("macs", ("lvvit_tiny", "--points", "14@0.7", "8")),
         ("benchmark", (models[0], "--batch-size", "2", "--repeats", "1", "--warmup", "0")),
         ("convert", (str(workshop.models["rgb"]), "converted")),
         ("profile", (models[0], "--batch-sizes", "1", "--repeats", "1", "--warmup", "0", "--out", "profile")),
-        ("profile", (models[0], "--accuracies", str(tables / "results.json"), "--complexities", "4@0.5", "7",
+        ("profile", (models[0], "--accuracies", str(tables / "results.json"), "--points", "4@0.5", "7",
          "--batch-sizes", "1", "--repeats", "1", "--out", "profile")),
-        ("cascade", (models[0], *data, "--complexities", "4@0.5", "7", "--target-top1", "10", "--timed-images", "1", "--out",
+        ("cascade", (models[0], *data, "--points", "4@0.5", "7", "--target-top1", "10", "--timed-images", "1", "--out",
         "ladder")),
         # A compiler is part of what it measures: as far as the data, and no further.
-        ("runtimes", (models[0], "--data.root", "nowhere", "--complexities", "4", "--repeats", "1", "--images", "2",
+        ("runtimes", (models[0], "--data.root", "nowhere", "--points", "4", "--repeats", "1", "--images", "2",
         "--calibration-images", "2")),
         ("export", (models[0], "--target", "torch_export", "--points", "4", "--out", "artefact")),
         ("label", ("--root", str(workshop.folder), "--out", "labels", "--teacher", "no_such_teacher")),
@@ -116,10 +116,10 @@ def templates(workshop: Workshop) -> list[tuple[str, tuple[str, ...]]]:
     for model in models:
         trust = ["--trust"] if model == str(workshop.artefacts.get("torch_export")) else []  # which asks for it
         found += [
-            ("predict", (model, "cat.jpg", *trust, "--form", "json", "--complexity", "4")),
+            ("predict", (model, "cat.jpg", *trust, "--form", "json", "--point", "4")),
             ("predict", (model, "cat.jpg", "text.txt", ".", *trust)),
-            ("evaluate", (model, *data, *trust, "--complexities", "4", "--repeats", "0")),
-            ("evaluate", (model, *data, *trust, "--complexities", "4", "--repeats", "1", "--data.batch-size", "2",
+            ("evaluate", (model, *data, *trust, "--points", "4", "--repeats", "0")),
+            ("evaluate", (model, *data, *trust, "--points", "4", "--repeats", "1", "--data.batch-size", "2",
              "--out", "out")),
         ]  # fmt: skip
     return found

@@ -60,7 +60,7 @@ def test_macs_prints_the_twelve_costs(capsys):
     assert len([line for line in out.splitlines() if line.startswith("|")]) == 14
     assert "4.599" in out
     assert "69% of single passes" in out
-    main(["macs", "deit_small", "--complexities", "9@0.6"])
+    main(["macs", "deit_small", "--points", "9@0.6"])
     assert "9@0.6" in capsys.readouterr().out
 
 
@@ -89,14 +89,14 @@ def test_convert_and_benchmark(capsys, tmp_path):
 
 
 def test_benchmark_takes_a_variant_name(capsys):
-    main(["benchmark", "deit_tiny", "--batch-size", "1", "--repeats", "1", "--warmup", "0", "--complexities", "8@0.5"])
+    main(["benchmark", "deit_tiny", "--batch-size", "1", "--repeats", "1", "--warmup", "0", "--points", "8@0.5"])
     assert "8@0.5" in capsys.readouterr().out
 
 
 def test_evaluate_on_digits(capsys, tmp_path):
     model = SuperViT(small_config(in_chans=1, num_classes=10))
     model.save(tmp_path / "model")
-    options = ["--data.name", "digits", "--data.workers", "0", "--repeats", "0", "--complexities", "4@0.5", "7"]
+    options = ["--data.name", "digits", "--data.workers", "0", "--repeats", "0", "--points", "4@0.5", "7"]
     main(["evaluate", str(tmp_path / "model"), *options, "--out", str(tmp_path / "out")])
     assert "top-1 %" in capsys.readouterr().out
     context = json.loads((tmp_path / "out/results.json").read_text())
@@ -128,9 +128,9 @@ def bad_commands(tmp_path):
     model, nameless = str(tmp_path / "model"), str(tmp_path / "nameless")
     return {
         "unknown model": (["macs", "deit_smal"], "did you mean deit_small"),
-        "complexity": (["macs", "deit_small", "--complexities", "14@"], "complexity '14@' does not parse"),
-        "keep rate 0": (["macs", "deit_small", "--complexities", "14@0"], "keep rate 0.0 is not in (0, 1]"),
-        "keep rate 1.5": (["macs", "deit_small", "--complexities", "14@1.5"], "keep rate 1.5 is not in (0, 1]"),
+        "complexity": (["macs", "deit_small", "--points", "14@"], "complexity '14@' does not parse"),
+        "keep rate 0": (["macs", "deit_small", "--points", "14@0"], "keep rate 0.0 is not in (0, 1]"),
+        "keep rate 1.5": (["macs", "deit_small", "--points", "14@1.5"], "keep rate 1.5 is not in (0, 1]"),
         "corrupt file": (["convert", str(tmp_path / "bad.pth"), str(tmp_path / "out")], "holds no weights"),
         "no file": (["convert", "nowhere", str(tmp_path / "out")], "no such file or directory: 'nowhere'"),
         "output": (["convert", model, str(tmp_path / "file/out")], "cannot write to"),

@@ -97,7 +97,7 @@ def test_shells_complete_commands_recipes_and_options(shell, capsys):
         (["train", "deit_smal", "--epochs", "1"], "unknown recipe 'deit_smal'; did you mean deit_small"),
         (["train", "digits", "--epoch", "1"], "unknown option '--epoch'; did you mean --epochs"),
         (["train", "digits", "--scale", "1", "1"], "unknown option '--scale'; did you mean --data.scale?"),
-        (["evaluate", "model", "--complexity", "8"], "unknown option '--complexity'; did you mean --complexities"),
+        (["evaluate", "model", "--point", "8"], "unknown option '--point'; did you mean --points"),
         (["evaluate", "model", "--data-root=x"], "unknown option '--data-root'; did you mean --data.root"),
         (["export", "model", "--presicion", "int8"], "unknown option '--presicion'; did you mean --precision"),
         (["macs", "deit_small", "--zzzzzzzz"], "unknown option '--zzzzzzzz'; see supervit macs --help"),
@@ -174,3 +174,10 @@ def test_it_runs_without_a_home_a_terminal_or_caches_that_can_be_written(tmp_pat
     done = run("train", "digit", env=kept)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean digits" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--points", "--complexities"])
+@pytest.mark.parametrize("form", [["{}", "8@0.5", "14/9"], ["{}=8@0.5"]])
+def test_points_are_asked_for_by_one_name_and_by_the_one_they_had(flag, form, capsys):
+    main(["macs", "deit_tiny", *(part.format(flag) for part in form)])
+    assert "8@0.5" in capsys.readouterr().out

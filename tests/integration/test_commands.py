@@ -178,7 +178,7 @@ def test_every_command_runs_an_artefact_in_its_runtime(saved, tmp_path, capsys):
     assert (setup.runtime, setup.precision, setup.threads) == ("onnx_runtime", "float32", 1)
     assert setup.model == SuperViT.from_pretrained(saved).fingerprint()
     main(["evaluate", onnx, *options, "--repeats", "0", "--out", str(tmp_path / "onnx_table")])
-    main(["evaluate", saved, *options, "--repeats", "0", "--complexities", *POINTS, "--out", str(tmp_path / "table")])
+    main(["evaluate", saved, *options, "--repeats", "0", "--points", *POINTS, "--out", str(tmp_path / "table")])
     tables = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("onnx_table", "table")]
     assert [table["runtime"] for table in tables] == ["onnx_runtime", "eager"]
     for there, here in zip(*(table["results"] for table in tables), strict=True):
@@ -198,7 +198,7 @@ def test_every_command_runs_an_artefact_in_its_runtime(saved, tmp_path, capsys):
         (["--precision", "int8"], "int8 is calibrated on images: supervit export"),
         (["--runtime", "eger"], "unknown runtime 'eger'; did you mean eager"),
         (["--threads", "0"], "threads 0 must be at least 1"),
-        (["--complexity", "4", "--ladder", "ladder.json"], "complexity 4 and ladder 'ladder.json': give one of the two"),
+        (["--point", "4", "--ladder", "ladder.json"], "point 4 and ladder 'ladder.json': give one of the two"),
     ],
 )
 def test_options_that_cannot_be_are_refused(saved, options, message, capsys):

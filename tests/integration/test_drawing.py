@@ -59,7 +59,7 @@ def test_predict_draws_each_image_that_it_can_read(saved, tmp_path, capsys):
 
 def test_predict_draws_the_points_asked_for_or_those_of_a_ladder(saved, tmp_path, capsys):
     image = str(photograph(tmp_path / "x.png"))
-    main(["predict", saved, image, "--draw", str(tmp_path / "drawn"), "--draw-complexities", "6@0.3"])
+    main(["predict", saved, image, "--draw", str(tmp_path / "drawn"), "--draw-points", "6@0.3"])
     assert (tmp_path / "drawn/x.svg").read_text().count("<image") == 2
     ladder = {"rungs": ["4@0.5", "7"], "thresholds": [0.9], "confidence": "probability", "answer": "last", "model": None}
     (tmp_path / "ladder.json").write_text(json.dumps(ladder))
@@ -84,8 +84,8 @@ def test_predict_writes_over_no_image(saved, tmp_path):
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_computed(saved, tmp_path, capsys, monkeypatch):
     image = photograph(tmp_path / "x.png")
-    assert "name a folder for them: --draw FOLDER" in refusal(capsys, "predict", saved, image, "--draw-complexities", "7")
-    assert "does not parse" in refusal(capsys, "predict", saved, image, "--draw", tmp_path / "d", "--draw-complexities", "7@")
+    assert "name a folder for them: --draw FOLDER" in refusal(capsys, "predict", saved, image, "--draw-points", "7")
+    assert "does not parse" in refusal(capsys, "predict", saved, image, "--draw", tmp_path / "d", "--draw-points", "7@")
     assert "cannot write to" in refusal(capsys, "predict", saved, image, "--draw", image)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert "needs matplotlib" in refusal(capsys, "predict", saved, image, "--draw", tmp_path / "d")
@@ -103,7 +103,7 @@ def test_runtimes_that_do_not_tell_what_they_drop_are_refused(saved, tmp_path, c
 def test_evaluate_writes_the_classes_and_their_confusion(saved, tmp_path, capsys):
     for index in range(10):
         photograph(tmp_path / "data/val" / NAMES[index % 5] / f"{index}.png", index)
-    options = ["--data.root", str(tmp_path / "data"), "--data.workers", "0", "--repeats", "0", "--complexities", "4@0.5", "7"]
+    options = ["--data.root", str(tmp_path / "data"), "--data.workers", "0", "--repeats", "0", "--points", "4@0.5", "7"]
     main(["evaluate", saved, *options, "--out", str(tmp_path / "out")])
     assert " ± " in capsys.readouterr().out
     assert {"classes.csv", "classes.md", "confusion", "confusion.png", "confusion.svg", "confusion.pdf"} <= {

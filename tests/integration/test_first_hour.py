@@ -139,7 +139,7 @@ def test_results_of_another_model_or_other_data_are_not_written_over_unasked(com
         "cascade": [*DIGITS, "--timed-images", "0"],
         "runtimes": [*DIGITS, "--repeats", "1", "--images", "20", "--calibration-images", "0"],
         "benchmark": ["--repeats", "1", "--warmup", "0", "--batch-size", "2"],
-    }[command] + ["--complexities", "4@0.5", "7", "--out", str(tmp_path / "out")]
+    }[command] + ["--points", "4@0.5", "7", "--out", str(tmp_path / "out")]
     main([command, model, *options])
     main([command, model, *options])  # the same again
     written = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}

@@ -15,11 +15,11 @@ from tests.conftest import small_config, trained_like
 
 DATA = ["--data.name", "digits", "--data.workers", "0"]
 COMMANDS = {
-    "evaluate": (["--complexities", "4", "--repeats", "1", *DATA], {"images", "time"}),
-    "benchmark": (["--complexities", "4", "--batch-size", "1", "--repeats", "1"], {"time"}),
-    "profile": (["--complexities", "4", "--repeats", "1"], {"time"}),
-    "cascade": (["--complexities", "4@0.5", "4", "--timed-images", "4", *DATA], {"images", "search", "time"}),
-    "runtimes": (["--images", "4", "--calibration-images", "0", "--repeats", "1", "--complexities", "4", *DATA], {"runtimes"}),
+    "evaluate": (["--points", "4", "--repeats", "1", *DATA], {"images", "time"}),
+    "benchmark": (["--points", "4", "--batch-size", "1", "--repeats", "1"], {"time"}),
+    "profile": (["--points", "4", "--repeats", "1"], {"time"}),
+    "cascade": (["--points", "4@0.5", "4", "--timed-images", "4", *DATA], {"images", "search", "time"}),
+    "runtimes": (["--images", "4", "--calibration-images", "0", "--repeats", "1", "--points", "4", *DATA], {"runtimes"}),
     "export": (["--target", "torch_export", "--points", "4"], {"export"}),
     "predict": (["picture.png"], {"predict"}),
 }

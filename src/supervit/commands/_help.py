@@ -28,7 +28,7 @@ _INDENT = 26
 _NAMES = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 _GROUPS = {
     "data": ("split", "images", "calibration_images", "timed_images"),
-    "output": ("out", "overwrite", "form", "top_k", "draw", "draw_complexities", "plot", "tensorboard", "wandb", "log_every"),
+    "output": ("out", "overwrite", "form", "top_k", "draw", "draw_points", "plot", "tensorboard", "wandb", "log_every"),
     "run": ("resume", "seed", "device", "threads", "batch_size", "batch_sizes", "repeats", "warmup", "workers"),
     "checkpoints": ("save_every", "save_minutes", "keep_checkpoints", "eval_every"),
     "model": ("init",),

@@ -17,7 +17,7 @@ class Benchmark:
 
     model: tyro.conf.Positional[str]
     """Name of a variant, such as deit_small, a model directory, a weights file, or what `supervit export` wrote."""
-    complexities: Points = ()
+    points: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     batch_size: int = 64
     """Images per batch (paper: 512)."""
@@ -42,7 +42,7 @@ class Benchmark:
             make_directory(self.out)
         is_stored = Path(self.model).exists()
         runtime = self.run_by.open(self.model) if is_stored else self.run_by.run(create_model(self.model).eval())
-        points = parse_points(self.complexities, runtime.points)
+        points = parse_points(self.points, runtime.points)
         facts = {"model": self.model, "data": None, "runtime": runtime.name, "precision": runtime.precision}
         check_output(self.out, "results.json", facts, overwrite=self.overwrite)
         counts = (self.batch_size, self.repeats, self.warmup)

@@ -34,7 +34,7 @@ class Cascade:
     """The data: half of it chooses the cascade, the other half says what it is worth."""
     split: Split = "val"
     """Part of the data; not the one that the model was trained with."""
-    complexities: Points = ()
+    points: Points = ()
     """Operating points that may be rungs, such as 8@0.5 14 (default: the model's menu)."""
     confidence: Confidence = "probability"
     """When the model is sure: by its highest probability, its margin over the second, or the entropy of all."""
@@ -78,7 +78,7 @@ class Cascade:
             check_plotting()
             make_directory(self.out)
         runtime = self.run_by.open(self.model)
-        points = parse_points(self.complexities, runtime.points)
+        points = parse_points(self.points, runtime.points)
         setup = asdict(Setup.of(runtime))
         facts = {f"setup.{name}": setup[name] for name in ("model", "runtime", "precision")}
         report: dict[str, Any] = {"data": str(self.data.root or self.data.name), "split": self.split}
@@ -110,7 +110,7 @@ class Cascade:
         from supervit.cascade import climb_macs
 
         config = runtime.model_config
-        climb = partial(climb_macs, config, shares_prefixes=runtime.model is not None)
+        climb = partial(climb_macs, config, shares_prefixes=runtime.shares_prefixes)
         search, last = partial(calibrate, climb=climb, seed=self.seed), answers.last()
         pair = paper_ladder(config.space)
         return _Found(

@@ -24,7 +24,7 @@ class Evaluate:
     """The data."""
     split: Split = "val"
     """Part of the data."""
-    complexities: Points = ()
+    points: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
     repeats: int = 10
     """Timed batches per operating point for images/s (paper: 50); 0 leaves images/s out."""
@@ -50,7 +50,7 @@ class Evaluate:
             check_plotting()
             make_directory(self.out)
         runtime = self.run_by.open(self.model, **self.overrides.given())
-        config, points = runtime.model_config, parse_points(self.complexities, runtime.points)
+        config, points = runtime.model_config, parse_points(self.points, runtime.points)
         facts: dict[str, Any] = {"fingerprint": runtime.fingerprint(), "data": str(self.data.root or self.data.name)}
         facts |= {"split": self.split, "runtime": runtime.name, "precision": runtime.precision}
         check_output(self.out, "results.json", facts, overwrite=self.overwrite)

@@ -14,7 +14,7 @@ class Macs:
 
     model: tyro.conf.Positional[str]
     """Name of a variant, such as deit_small."""
-    complexities: Points = ()
+    points: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu)."""
 
     def run(self) -> None:
@@ -24,7 +24,7 @@ class Macs:
         from supervit.report import markdown_table
 
         config = variant_config(self.model)
-        points = parse_points(self.complexities, list(config.space))
+        points = parse_points(self.points, list(config.space))
         print(markdown_table(tabulate(config, points)), end="")
         together = executed_macs(config, points)
         share = together / sum(executed_macs(config, point) for point in points)

@@ -28,7 +28,7 @@ class Predict:
     """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them; where one cannot be read, the others are answered and the exit status is 1."""
-    complexity: str | None = None
+    point: str | None = None
     """Operating point, such as 8@0.5 (default: the dearest one, the largest grid uncut where the artefact has it)."""
     ladder: Path | None = None
     """Instead of an operating point: the ladder.json of `supervit cascade`, by which sure images leave early."""
@@ -46,7 +46,7 @@ class Predict:
     """Turn pictures as their EXIF data say."""
     draw: Path | None = None
     """Folder for a picture of each image with what operating points drop of it: png, svg and pdf."""
-    draw_complexities: Points = ()
+    draw_points: Points = ()
     """Operating points to draw (default: the one that answers, or the ladder's, and the cut ones of the extreme grids)."""
     run_by: RunOptions = field(default_factory=RunOptions)
 
@@ -60,9 +60,9 @@ class Predict:
         from supervit.commands._drawing import draw_images
         from supervit.predictor import Failure, Predictor
 
-        if self.complexity is not None and self.ladder is not None:
-            raise InputError(f"complexity {self.complexity} and ladder {str(self.ladder)!r}: give one of the two")
-        chosen = self.complexity if self.ladder is None else Ladder.load(self.ladder)
+        if self.point is not None and self.ladder is not None:
+            raise InputError(f"point {self.point} and ladder {str(self.ladder)!r}: give one of the two")
+        chosen = self.point if self.ladder is None else Ladder.load(self.ladder)
         how = (self.reduced_decoding, self.top_k, self.max_pixels, self.exif_orientation)
         predictor = Predictor(self.run_by.open(self.model), chosen, self.batch_size, *how)
         drawn = self._points_to_draw(predictor)
@@ -92,15 +92,15 @@ class Predict:
         from supervit.pictures.dropped import check_traces, default_points
 
         if self.draw is None:
-            if self.draw_complexities:
-                raise InputError("draw_complexities are for pictures; name a folder for them: --draw FOLDER")
+            if self.draw_points:
+                raise InputError("draw_points are for pictures; name a folder for them: --draw FOLDER")
             return []
         check_plotting()
         check_traces(predictor.runtime)
         make_directory(self.draw)
         point = predictor.complexity
         answering = [point] if isinstance(point, Complexity) else point.ladder.rungs
-        return parse_points(self.draw_complexities, default_points(predictor.config, answering))
+        return parse_points(self.draw_points, default_points(predictor.config, answering))
 
     def _list_images(self) -> list[Path]:
         """The files, and those in the folders and below that have the name of an image, in alphabetical order."""

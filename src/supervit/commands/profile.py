@@ -25,7 +25,7 @@ class Profile:
 
     model: tyro.conf.Positional[str]
     """Model directory, weights file (whatever `supervit.load` takes), or what `supervit export` wrote."""
-    complexities: Points = ()
+    points: Points = ()
     """Operating points, trained or not, such as 8@0.5 13@0.6 14 (default: the model's menu)."""
     batch_sizes: tuple[int, ...] = (1,)
     """Images per batch."""
@@ -59,7 +59,7 @@ class Profile:
         check_output(self.out, "costs.json", facts, overwrite=self.overwrite)
         top1 = {} if measured is None else measured.of(runtime)
         standard_errors = {} if measured is None else measured.standard_errors
-        points = parse_points(self.complexities, runtime.points)
+        points = parse_points(self.points, runtime.points)
         if self.accuracies is not None and (missing := [str(point) for point in points if point not in top1]):
             raise InputError(f"{str(self.accuracies)!r} has no accuracy of {', '.join(missing)}; evaluate these too")
         table = profile(runtime, points, self.batch_sizes, self.repeats, self.warmup).with_accuracies(top1)

@@ -39,7 +39,7 @@ class Runtimes:
     """Random images that are classified, in memory (default: 500, or two thirds of the data where these are too few)."""
     calibration_images: int | None = None
     """Other images, which int8 is calibrated on; 0 leaves int8 out (default: 256, or the rest of the data)."""
-    complexities: Points = ()
+    points: Points = ()
     """Operating points, such as 8@0.5 14 (default: the cheapest and the dearest of the menu)."""
     max_loss: float = 0.2
     """Points of top-1 that the best one may lose against PyTorch in float32 at any of them."""
@@ -79,7 +79,7 @@ class Runtimes:
         facts = {"fingerprint": model.fingerprint(), "data": str(self.data.root or self.data.name), "split": self.split}
         check_output(self.out, "runtimes.json", facts, overwrite=self.overwrite)
         menu = list(model.config.space)
-        points = parse_points(self.complexities, (menu[0], model.config.space.largest))
+        points = parse_points(self.points, (menu[0], model.config.space.largest))
         drawn = self._draw(model.config)
         for found in available_runtimes(device.type):
             if found.obstacle:

@@ -44,7 +44,7 @@ class Look:
 
 def check_traces(runtime: Runtime) -> None:
     """Refuse a runtime that cannot tell what it drops."""
-    if runtime.model is None:
+    if not runtime.traces:
         raise InputError(
             f"{runtime.name} does not tell which patches it drops, PyTorch's runtimes alone do; give the model itself, "
             "without --runtime or with --runtime eager"
@@ -63,13 +63,11 @@ def look(runtime: Runtime, images: Tensor, complexities: Sequence[Complexity]) -
         InputError: another runtime, or as `SuperViT.forward`.
     """
     check_traces(runtime)
-    assert runtime.model is not None
     config = runtime.model_config
-    with torch.inference_mode(), runtime.evaluating():
-        logits, traces = runtime.model.forward_paths(runtime.place(images), complexities, trace=True)
+    logits, traces = runtime.traced_paths(images, complexities)
     looks: list[list[Look]] = [[] for _ in images]
     for point, scores, trace in zip(complexities, logits, traces, strict=True):
-        probabilities, indices = scores.float().softmax(dim=1).max(dim=1)
+        probabilities, indices = scores.softmax(dim=1).max(dim=1)
         seen = _seen(images, config, point.grid_size)
         found = zip(seen, trace.drop_map().cpu().numpy(), indices.tolist(), probabilities.tolist(), strict=True)
         for row, (pixels, dropped, index, probability) in zip(looks, found, strict=True):

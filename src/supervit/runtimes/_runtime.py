@@ -3,19 +3,20 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from supervit.complexity import Complexity
+from supervit.complexity import Complexity, GridSize
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, reason_of
 from supervit.layers import resize_images
 from supervit.limits import check_bytes, check_images, check_memory
-from supervit.model import SuperViT
-from supervit.modes import evaluation_mode
 from supervit.options import Precision
 from supervit.runtimes._threads import on_one_thread
+from supervit.tokens import Tokens
+from supervit.trace import Trace
 
 _MOST_THREADS = 1024
 _FEW_IMAGES = 16  # from here on a second thread saves as much as it costs
@@ -103,8 +104,12 @@ class Runtime:
     """That of the model (`SuperViT.fingerprint`)."""
     run: Callable[[Tensor, Complexity], Tensor]
     """Logits of placed images that have their grid's size."""
-    model: SuperViT | None = None
-    """PyTorch's runtimes: the model that runs, whose operating points can share prefixes."""
+    own_threads: ClassVar[bool] = True
+    """Whether what computes has threads of its own, besides PyTorch's."""
+    shares_prefixes: ClassVar[bool] = False
+    """Whether operating points of a grid can go on from the blocks that they share (`encode_prefix`, `resume`)."""
+    traces: ClassVar[bool] = False
+    """Whether it can tell where the patches went (`traced_paths`)."""
 
     @torch.inference_mode()
     def logits(self, images: Tensor, complexity: Complexity | str) -> Tensor:
@@ -130,11 +135,20 @@ class Runtime:
 
     @torch.inference_mode()
     def forward_paths(self, images: Tensor, complexities: Sequence[Complexity | str]) -> list[Tensor]:
-        """Logits at several operating points, as of `logits`; PyTorch's runtimes compute what these share once."""
-        if self.model is None:
-            return [self.logits(images, point) for point in complexities]
-        with self.evaluating():
-            return [logits.float() for logits in self.model.forward_paths(self.place(images), complexities)]
+        """Logits at several operating points, as of `logits`; runtimes that share prefixes compute what these share once."""
+        return [self.logits(images, point) for point in complexities]
+
+    def encode_prefix(self, images: Tensor, grid_size: GridSize) -> Tokens:
+        """As `SuperViT.encode_prefix`, of placed images; for runtimes that share prefixes."""
+        raise NotImplementedError(f"{self.name} shares no prefixes")
+
+    def resume(self, prefix: Tokens, complexity: Complexity) -> Tensor:
+        """As `SuperViT.resume`, float32; for runtimes that share prefixes."""
+        raise NotImplementedError(f"{self.name} shares no prefixes")
+
+    def traced_paths(self, images: Tensor, complexities: Sequence[Complexity | str]) -> tuple[list[Tensor], list[Trace]]:
+        """As `forward_paths`, and where the patches went; for runtimes that trace."""
+        raise NotImplementedError(f"{self.name} traces nothing")
 
     def prepare(self, points: Sequence[Complexity | str], batch_size: int) -> None:
         """Run each operating point once, so that whatever is done at a first use of a shape is done."""
@@ -158,7 +172,7 @@ class Runtime:
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the images that it computes with."""
-        return torch.float32 if self.model is None else next(self.model.parameters()).dtype
+        return torch.float32
 
     def preparing(self, count: int, prepare: Callable[[], Tensor]) -> Tensor:
         """What `prepare` makes for a call of another library, on one thread where that is of few images.
@@ -170,8 +184,8 @@ class Runtime:
             count: Images that are prepared in one operation.
             prepare: Makes them.
         """
-        return prepare() if self.model is not None or count >= _FEW_IMAGES else on_one_thread(prepare)
+        return on_one_thread(prepare) if self.own_threads and count < _FEW_IMAGES else prepare()
 
     def evaluating(self) -> AbstractContextManager[None]:
         """The model, where PyTorch runs it, in evaluation mode, and as it was afterwards."""
-        return nullcontext() if self.model is None else evaluation_mode(self.model)
+        return nullcontext()

@@ -1,12 +1,20 @@
 """What PyTorch's runtimes share."""
 
 import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from supervit.complexity import Complexity, GridSize
 from supervit.model import SuperViT
+from supervit.modes import evaluation_mode
 from supervit.options import Precision
 from supervit.runtimes._runtime import Runtime, RuntimeConfig, constant
+from supervit.tokens import Tokens
+from supervit.trace import Trace
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,11 +47,50 @@ def place_model(model: SuperViT, config: RuntimeConfig) -> SuperViT:
     return (placed if fits else placed.to(device, dtype)).eval()
 
 
-def torch_runtime(name: str, placed: SuperViT, model: SuperViT) -> Runtime:
+@dataclass(frozen=True, eq=False)
+class TorchRuntime(Runtime):
+    """A model that PyTorch runs: its operating points can share prefixes and tell where the patches went."""
+
+    model: SuperViT
+    """What runs."""
+    own_threads, shares_prefixes, traces = False, True, True
+
+    @torch.inference_mode()
+    def forward_paths(self, images: Tensor, complexities: Sequence[Complexity | str]) -> list[Tensor]:
+        """Logits at several operating points, what they share computed once."""
+        with self.evaluating():
+            return [logits.float() for logits in self.model.forward_paths(self.place(images), complexities)]
+
+    def encode_prefix(self, images: Tensor, grid_size: GridSize) -> Tokens:
+        """As `SuperViT.encode_prefix`, of placed images."""
+        return self.model.encode_prefix(images, grid_size)
+
+    def resume(self, prefix: Tokens, complexity: Complexity) -> Tensor:
+        """As `SuperViT.resume`, float32."""
+        return self.model.resume(prefix, complexity).float()
+
+    @torch.inference_mode()
+    def traced_paths(self, images: Tensor, complexities: Sequence[Complexity | str]) -> tuple[list[Tensor], list[Trace]]:
+        """As `forward_paths`, and where the patches went."""
+        with self.evaluating():
+            logits, traces = self.model.forward_paths(self.place(images), complexities, trace=True)
+        return [each.float() for each in logits], traces
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the images that it computes with."""
+        return next(self.model.parameters()).dtype
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The model in evaluation mode, and as it was afterwards."""
+        return evaluation_mode(self.model)
+
+
+def torch_runtime(name: str, placed: SuperViT, model: SuperViT) -> TorchRuntime:
     """The runtime that calls `placed`, which was made of `model` or is it itself."""
     parameter = next(placed.parameters())
     shares_weights = parameter is next(model.parameters())
-    return Runtime(
+    return TorchRuntime(
         name=name,
         precision=str(parameter.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
