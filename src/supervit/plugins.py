@@ -1,13 +1,21 @@
-"""Plug-ins are modules of a package, found by their file name: no registering, no global tables."""
+"""Plug-ins are modules of a package, found by their file name: no registering, no global tables.
+
+Whatever takes the name of a plug-in also takes the full name of a module, such as `my_package.my_module`, which is imported.
+Files from strangers import nothing: a name in a file is taken where the module has been imported already, or where the
+environment variable SUPERVIT_PLUGINS lists its package.
+"""
 
 import importlib
+import os
 import pkgutil
+import sys
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from supervit.errors import InputError, unknown_name
+from supervit.errors import InputError, printable, unknown_name
 
 Made = TypeVar("Made")
+_TRUSTED = "SUPERVIT_PLUGINS"  # in the environment: packages, between commas
 
 
 def plugin_names(package: ModuleType) -> list[str]:
@@ -32,6 +40,22 @@ def load_plugin(package: ModuleType, name: str) -> ModuleType:
     if name not in names:
         raise unknown_name(package.__name__.rpartition(".")[2].removesuffix("s"), name, names)
     return importlib.import_module(f"{package.__name__}.{name}")
+
+
+def check_named(name: Any) -> None:
+    """Refuse a plug-in from outside that a file names, unless it has been imported or `SUPERVIT_PLUGINS` has its package.
+
+    Raises:
+        InputError: neither.
+    """
+    if not isinstance(name, str) or "." not in name or name in sys.modules:
+        return
+    package = name.partition(".")[0]
+    if package not in os.environ.get(_TRUSTED, "").split(","):
+        raise InputError(
+            f"it names the plug-in {printable(name, 80)!r} of another package; if you trust that, import it before, or set "
+            f"{_TRUSTED}={printable(package, 40)}"
+        )
 
 
 def load_class(package: ModuleType, name: str, base: type[Made]) -> type[Made]:

@@ -9,11 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import supervit.reducers
 from supervit import SuperViT
-from supervit.export import export_model
 from supervit.macs import executed_macs, macs
 from supervit.plugins import load_plugin, plugin_names
 from supervit.reducers import load_reducer
-from supervit.runtimes import open_artefact
 from tests.conftest import small_config, trained_like
 
 REDUCERS = [*plugin_names(supervit.reducers), "tests.contract.own_reducer"]
@@ -202,30 +200,6 @@ def test_a_resumed_prefix_gives_the_same_logits(name, point):
     torch.testing.assert_close(model.resume(prefix, point), model(images, point), atol=1e-6, rtol=1e-6)
     both = prefix.of_images(slice(0, 1)).joined(prefix.of_images(slice(1, None)))
     torch.testing.assert_close(model.resume(both, point), model(images, point), atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("point", ["7@0.7", "6x8@0.9-0.7-0.5/10"])
-def test_it_exports(name, point, tmp_path):
-    if name == "random":
-        pytest.skip("a reducer that draws cannot be exported, and says so")
-    model, images = model_with(name), images_of(point)
-    export_model(model, "onnx", tmp_path / "onnx", [point])
-    runtime = open_artefact(tmp_path / "onnx")
-    torch.testing.assert_close(runtime.logits(images, point), model(images, point).detach(), atol=1e-5, rtol=1e-5)
-
-
-def test_it_exports_elastic_where_it_says_so(name, tmp_path):
-    if name == "random":
-        pytest.skip("draws")
-    model, points = model_with(name), ["7", "7@0.7", "4@0.5"]
-    if not load_reducer(name).is_elastic:
-        with pytest.raises(supervit.InputError, match="exports one operating point at a time"):
-            export_model(model, "onnx", tmp_path / "onnx", points)
-        return
-    export_model(model, "onnx", tmp_path / "onnx", points)
-    runtime, images = open_artefact(tmp_path / "onnx"), images_of("7")
-    for point in points:
-        torch.testing.assert_close(runtime.logits(images, point), model(images, point).detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_survivors_of_a_lower_rate_are_among_those_of_a_higher_one(name):

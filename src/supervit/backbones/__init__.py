@@ -17,7 +17,7 @@ from typing import Any
 from supervit.complexity import Complexity, GridSize, has_shape, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, unknown_name
-from supervit.plugins import load_plugin, plugin_names
+from supervit.plugins import check_named, load_plugin, plugin_names
 
 
 def load_family(name: str) -> ModuleType:
@@ -34,17 +34,18 @@ def variant_config(name: str, img_size: int | tuple[int, int] | None = None, **o
     """The config of a known variant.
 
     Args:
-        name: Variant, such as `deit_small`.
+        name: Variant, such as `deit_small`, or `my_package.my_module.my_variant`.
         img_size: Image side in pixels, or (height, width), multiples of the patch size: scales the grid sizes of the menu.
         overrides: Fields of the config that differ from the variant's.
 
     Raises:
         InputError: unknown variant or field, or a value that does not fit.
     """
-    for family in plugin_names(sys.modules[__name__]):
+    outside, _, variant = name.rpartition(".")
+    for family in [outside] if outside else plugin_names(sys.modules[__name__]):
         module = load_family(family)
-        if name in module.VARIANTS:
-            config: SuperViTConfig = module.Config(family=family, **module.VARIANTS[name]).replace(**overrides)
+        if variant in module.VARIANTS:
+            config: SuperViTConfig = module.Config(family=family, **module.VARIANTS[variant]).replace(**overrides)
             return config if img_size is None else _at_image_size(config, img_size)
     raise unknown_name("model", name, variant_names())
 
@@ -70,6 +71,12 @@ def scaled_grid_sizes(grid_sizes: tuple[GridSize, ...], largest: GridSize) -> tu
 
 
 def config_from_dict(values: dict[str, Any]) -> SuperViTConfig:
-    """The config that `SuperViTConfig.to_dict` made, of the class of its family."""
+    """The config that `SuperViTConfig.to_dict` made, of the class of its family.
+
+    Raises:
+        InputError: unknown fields or values of another kind, or a plug-in from outside as of `check_named`.
+    """
+    for field in ("family", "reducer"):
+        check_named(values.get(field))
     config: SuperViTConfig = load_family(str(values.get("family", "deit"))).Config.from_dict(values)
     return config

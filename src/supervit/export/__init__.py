@@ -51,7 +51,7 @@ from supervit.fields import from_plain
 from supervit.files import check_name, make_directory, read_object, refusing, write_json
 from supervit.model import SuperViT
 from supervit.options import Precision
-from supervit.plugins import import_extra, load_plugin, plugin_names
+from supervit.plugins import check_named, import_extra, load_plugin, plugin_names
 from supervit.progress import progress_bar
 from supervit.storage import EXPORT_FILE
 
@@ -233,6 +233,7 @@ def read_report(directory: Path) -> ExportReport:
         held = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
         sizes, keeps = tuple(p.image_size for p in report.points), tuple(p.keep for p in report.points)
         check_sizes(_interface(report), sizes, keeps, held)
+        check_named(report.target)
     load_plugin(sys.modules[__name__], report.target)
     return report
 

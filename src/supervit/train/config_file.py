@@ -10,6 +10,7 @@ from supervit.backbones import config_from_dict
 from supervit.errors import InputError
 from supervit.fields import from_plain, updated
 from supervit.files import read_bounded, read_json, refusing, write_json
+from supervit.plugins import check_named
 from supervit.train.config import TrainConfig
 
 CONFIG_FILE = "train_config.json"
@@ -57,11 +58,22 @@ def read_config(path: Path) -> tuple[str | None, dict[str, Any]]:
         recipe = values.get("recipe")
         if not isinstance(recipe, str | None):
             raise InputError("its recipe is no name")
+        check_named(recipe)
         if "config" not in values:
-            return recipe, {name: value for name, value in values.items() if name != "recipe"}
+            return recipe, _checked({name: value for name, value in values.items() if name != "recipe"})
         if not isinstance(values["config"], Mapping) or not set(values) <= set(_NOTES):
             raise InputError(f"beside its config there may be {', '.join(name for name in _NOTES if name != 'config')} alone")
-        return recipe, dict(values["config"])
+        return recipe, _checked(dict(values["config"]))
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings, whose plug-ins may be taken."""
+    for part, names in {"model": ("family", "reducer"), "data": ("name",)}.items():
+        inside = values.get(part)
+        if isinstance(inside, Mapping):
+            for name in names:
+                check_named(inside.get(name))
+    return values
 
 
 def apply(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
