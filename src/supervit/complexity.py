@@ -89,6 +89,11 @@ class Complexity:
         return self._order < other._order
 
     @property
+    def file_name(self) -> str:
+        """The text as part of a file's name, which takes no slash: `"14@0.7_exit9"`."""
+        return str(self).replace("/", "_exit")
+
+    @property
     def _order(self) -> tuple[int, int, tuple[float, ...], float]:
         exit_block = math.inf if self.exit_block is None else self.exit_block
         return self.num_patches, self.grid[0], self._rates, exit_block

@@ -101,8 +101,8 @@ def write_per_class(counts: ClassCounts, names: Sequence[str], dearest: Complexi
     """Write tables of the classes, confusion matrices as CSV and, of up to 50 classes, a picture; the files' names.
 
     `classes.csv`: accuracy, images and most frequent mistake of each class at each operating point; `classes.md`: those of
-    the dearest point, the worst class first; `confusion/POINT.csv` (up to 1,000 classes): images by class (row) and answer
-    (column); `confusion.{png,svg,pdf}` of the dearest point.
+    the dearest point, the worst class first; `confusion/POINT.csv` (as `Complexity.file_name`; up to 1,000 classes): images by
+    class (row) and answer (column); `confusion.{png,svg,pdf}` of the dearest point.
 
     Args:
         counts: Of the evaluation.
@@ -121,7 +121,7 @@ def write_per_class(counts: ClassCounts, names: Sequence[str], dearest: Complexi
         for point in counts.pairs:
             matrix = counts.matrix(point, len(names))
             rows = ([name, *row] for name, row in zip(names, matrix, strict=True))
-            write_text(folder / f"{point}.csv", _csv([["class", *names], *rows]))
+            write_text(folder / f"{point.file_name}.csv", _csv([["class", *names], *rows]))
         written.append("confusion/")
     if len(names) <= MOST_DRAWN:
         matrix, files = counts.matrix(dearest, len(names)), picture_files(directory, "confusion")

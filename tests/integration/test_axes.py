@@ -12,6 +12,7 @@ import supervit
 from supervit import InputError, Predictor, SuperViT, path_losses
 from supervit.block import Block
 from supervit.cascade import Cascade, Ladder
+from supervit.cli import main
 from supervit.complexity import Complexity
 from supervit.data import SourceConfig, open_dataset
 from supervit.export import export_model
@@ -248,6 +249,27 @@ def test_a_model_of_rectangles_trains_evaluates_saves_and_answers(tmp_path, caps
     (answer,) = Predictor(trained, "6x8@0.9-0.7-0.5")(photograph(80, 60))
     assert 0 <= answer.probability <= 1
     assert as_runtime(trained).logits(torch.randn(1, 3, 24, 32), "3x4/10").shape == (1, 2)
+
+
+def test_commands_run_rectangles_on_a_square_model(tmp_path, capsys):
+    for number in range(2):
+        (tmp_path / f"photos/val/class{number}").mkdir(parents=True)
+        for index in range(3):
+            photograph(80, 60, seed=10 * number + index).save(tmp_path / f"photos/val/class{number}/{index}.png")
+    trained_like(SuperViT(small_config(num_classes=2))).save(tmp_path / "model")
+    data = ["--data.root", str(tmp_path / "photos"), "--data.workers", "0", "--data.batch-size", "3"]
+    model, points = str(tmp_path / "model"), ["--points", "6x8@0.7/9", "6x8@0.9-0.7-0.5"]
+    main(["evaluate", model, *data, *points, "--repeats", "1", "--out", str(tmp_path / "table")])
+    rows = json.loads((tmp_path / "table/results.json").read_text())["results"]
+    assert [(row["grid_size"], row["exit_block"]) for row in rows] == [([6, 8], 9), ([6, 8], None)]
+    costs = ["--accuracies", str(tmp_path / "table/results.json"), "--out", str(tmp_path / "costs")]
+    main(["profile", model, *points, "--repeats", "1", "--batch-sizes", "2", *costs])
+    main(["cascade", model, *data, *points, "--timed-images", "2", "--out", str(tmp_path / "exit")])
+    main(["predict", model, str(tmp_path / "photos/val/class0/0.png"), "--point", "6x8@0.7", "--draw", str(tmp_path / "drawn")])
+    assert (tmp_path / "drawn/0.png").exists()
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", model, *data, "--points", "6x8", "7", "--repeats", "0"])
+    assert "grids 6x8 and 7 see images of different shapes; ask for one at a time" in capsys.readouterr().err
 
 
 # --- prefix tokens and pooling ------------------------------------------------------------------------------------------

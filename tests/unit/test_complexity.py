@@ -101,6 +101,13 @@ def test_a_second_name_for_a_point_of_the_network_is_refused(text, message):
         Plan.resolve(Complexity.of(text), 12, (3, 6, 9))
 
 
+def test_a_point_can_name_a_file():
+    assert [Complexity.of(text).file_name for text in ("14@0.7", "12x16@0.9-0.7-0.5/9")] == [
+        "14@0.7",
+        "12x16@0.9-0.7-0.5_exit9",
+    ]
+
+
 def test_points_are_ordered_by_patches_then_rates_then_exit():
     texts = ["8", "14@0.5", "8@0.5", "12x16", "14", "14/9", "14@0.5/9", "14@0.5-0.7-0.9"]
     ordered = ["8@0.5", "8", "12x16", "14@0.5/9", "14@0.5", "14@0.5-0.7-0.9", "14/9", "14"]

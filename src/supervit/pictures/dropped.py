@@ -85,6 +85,7 @@ def _seen(images: Tensor, config: SuperViTConfig, grid_size: GridSize) -> np.nda
 
 def default_points(config: SuperViTConfig, answering: Sequence[Complexity] = ()) -> list[Complexity]:
     """The operating points worth a look: those that answer, then what the largest and the smallest grid drop."""
+    config = config.view(answering)
     grids = dict.fromkeys((config.grid_sizes[-1], config.grid_sizes[0]))
     cut = [point for grid in grids for point in reversed(config.space.cuts(grid))]
     return list(dict.fromkeys([*answering, *cut]))[:_MOST_COLUMNS]
