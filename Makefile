@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CORE := src/supervit/complexity.py,src/supervit/config.py,src/supervit/layers.py,src/supervit/model.py,src/supervit/objective.py,src/supervit/macs.py,src/supervit/reducers/*,src/supervit/backbones/*
+CORE_FILES := $(addsuffix .py,complexity plan tokens config layers block slices network model trace objective macs) reducers/* backbones/*
+empty :=
+comma := ,
+CORE := $(subst $(empty) $(empty),$(comma),$(addprefix src/supervit/,$(CORE_FILES)))
 
 # What covers the core rooms. The tracer makes Python half as slow again, so the other tests run without it.
 CORE_TESTS := tests/unit tests/property $(addprefix tests/contract/test_,backbones.py reducers.py) \

@@ -209,3 +209,8 @@ def test_survivors_of_a_lower_rate_are_among_those_of_a_higher_one(name):
     _, (high, low) = model_with(name).forward_paths(images_of("7"), ["7@0.7", "7@0.5"], trace=True)
     for row in range(3):
         assert set(high.dropped[3][row].tolist()) <= set(low.dropped[3][row].tolist())
+
+
+def test_a_reducer_that_neither_scores_nor_ranks_says_so():
+    with pytest.raises(NotImplementedError, match="supervit.reducers.Reducer has neither score nor rank"):
+        supervit.reducers.Reducer(small_config()).rank(None, 3)

@@ -214,16 +214,6 @@ def test_the_predictor_sees_what_evaluation_sees_of_a_picture(text, tmp_path):
     assert len(Predictor(model)([jpeg.getvalue(), photograph(640, 480)], text)) == 2
 
 
-def test_points_that_see_other_shapes_are_not_evaluated_together():
-    config = small_config()
-    with pytest.raises(InputError, match="grids 6x8 and 7 see images of different shapes; ask for one at a time"):
-        config.view([Complexity.of("6x8"), Complexity.of("7")])
-    with pytest.raises(
-        InputError, match="grid size 6x8 has not the shape of the largest, 7; a menu is for images of one shape"
-    ):
-        small_config(grid_sizes=((6, 8), 7))
-
-
 def test_a_model_of_rectangles_trains_evaluates_saves_and_answers(tmp_path, capsys):
     for split, count in (("train", 6), ("val", 2)):
         for number in range(2):
@@ -298,22 +288,6 @@ def test_any_number_of_prefix_tokens_survives_everything(fields, images, tmp_pat
     assert torch.equal(again(images, "7@0.5"), logits)
     export_model(model, "onnx", tmp_path / "onnx", ["7@0.5"])
     torch.testing.assert_close(open_artefact(tmp_path / "onnx").logits(images, "7@0.5"), logits.detach(), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"class_token": False}, "global_pool 'token' reads the class token, and class_token is False"),
-        (
-            {"class_token": False, "global_pool": "avg"},
-            "reducer 'class_attention' looks at the class token, which there is not",
-        ),
-        ({"reg_tokens": -1}, "reg_tokens -1 must be 0 to"),
-    ],
-)
-def test_a_network_that_cannot_read_its_tokens_is_refused(fields, message):
-    with pytest.raises(InputError, match=message):
-        SuperViT(small_config(**fields))
 
 
 def test_weights_without_those_of_a_learned_reducer_start_it_fresh(model, images, tmp_path):

@@ -3,9 +3,12 @@ import re
 
 import pytest
 
+from supervit import SuperViT
 from supervit.backbones import config_from_dict, scaled_grid_sizes, variant_config, variant_names
+from supervit.complexity import Complexity
 from supervit.config import IMAGENET_MEAN, SuperViTConfig
 from supervit.errors import InputError
+from tests.conftest import small_config
 
 
 @pytest.mark.parametrize("name", ["deit_small", "lvvit_tiny"])
@@ -151,3 +154,38 @@ def test_what_no_memory_holds_is_refused(values, message):
 def test_the_stem_of_lvvit_is_bounded_too():
     with pytest.raises(InputError, match="1 to 1024 stem_channels, not 16, 1000000"):
         variant_config("lvvit_tiny", stem_channels=10**6)
+
+
+def test_points_that_see_other_shapes_are_not_evaluated_together():
+    config = small_config()
+    with pytest.raises(InputError, match="grids 6x8 and 7 see images of different shapes; ask for one at a time"):
+        config.view([Complexity.of("6x8"), Complexity.of("7")])
+    with pytest.raises(
+        InputError, match="grid size 6x8 has not the shape of the largest, 7; a menu is for images of one shape"
+    ):
+        small_config(grid_sizes=((6, 8), 7))
+    rectangle = config.view([Complexity.of("6x8"), Complexity.of("12x16@0.5")])
+    assert (rectangle.grid_sizes, rectangle.image_size) == (((6, 8), (12, 16)), (48, 64))
+    assert config.view([Complexity.of("4"), Complexity.of("9@0.5")]) is config
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"class_token": False}, "global_pool 'token' reads the class token, and class_token is False"),
+        (
+            {"class_token": False, "global_pool": "avg"},
+            "reducer 'class_attention' looks at the class token, which there is not",
+        ),
+        ({"reg_tokens": -1}, "reg_tokens -1 must be 0 to"),
+        ({"dense_head": True, "global_pool": "avg"}, "global_pool 'avg' does not go with a dense head; use 'token'"),
+        (
+            {"reducer": "evo_vit", "drop_blocks": (0, 4)},
+            "'evo_vit' cannot choose before the first block has looked",
+        ),
+        ({"keep_rates": ((), 1.0)}, r"keep rate \(\) names no rate"),
+    ],
+)
+def test_a_network_that_cannot_read_its_tokens_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        SuperViT(small_config(**fields))
