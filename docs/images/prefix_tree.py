@@ -1,0 +1,100 @@
+"""Draw the tree of `docs/idea.md`: what the four paths of a training step share.
+
+    python docs/images/prefix_tree.py
+
+A bar is a block, its height the number of token rows that the block computes; all numbers come from the plan of DeiT-S. The
+photograph ships with scikit-learn.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from supervit.backbones import variant_config
+from supervit.macs import executed_macs
+from supervit.pictures._canvas import picture
+from supervit.plan import Branch, grow_tree
+
+PATHS = ("14", "14@0.7", "8", "8@0.5")
+TEACHERS = {"14@0.7": "14", "8@0.5": "8"}
+COLOURS = {14: "#2f6f9f", 8: "#c2570c"}
+TALL = 0.74  # of a lane, for the most tokens
+
+
+def main() -> None:
+    """Write the picture, by default prefix_tree.png beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
+    options = parser.parse_args()
+    config = variant_config("deit_small")
+    plans = [config.plan(path) for path in PATHS]
+    with picture([options.out], 8.6, 4.0) as figure:
+        axes = figure.add_axes((0.16, 0.1, 0.67, 0.84))
+        axes.set(xlim=(0.4, config.depth + 0.6), ylim=(len(PATHS) - 0.4, -0.6), xticks=range(1, config.depth + 1), yticks=[])
+        axes.set_xlabel("block")
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        for branch in grow_tree(plans):
+            draw_branch(axes, branch, None, max(plan.blocks[0].tokens_in for plan in plans))
+            lane = np.mean(leaves(branch))
+            corner = axes.transAxes.transform((0, 0)), axes.transData.transform((0, lane))
+            height = figure.transFigure.inverted().transform(corner[1])[1]
+            draw_photograph(figure.add_axes((0.005, height - 0.16, 0.15, 0.32)), int(str(branch.grid_size)))
+        for lane, path in enumerate(PATHS):
+            draw_end(axes, lane, path, executed_macs(config, path))
+
+
+def leaves(branch: Branch) -> list[int]:
+    """The paths of a branch and of all that follows it."""
+    return [*branch.paths, *(path for _, child in branch.children for path in leaves(child))]
+
+
+def draw_branch(axes: Axes, branch: Branch, start: tuple[float, float] | None, most: int) -> None:
+    """The bars of a branch at the mean height of its paths, joined to where it starts, then what follows it."""
+    lane, shown = float(np.mean(leaves(branch))), None
+    if start is not None:
+        axes.plot([start[0], start[0] + 0.16], [start[1], lane], color="0.55", linewidth=1.2, zorder=0)
+    for step in branch.steps:
+        height = max(TALL * step.tokens_out / most, 0.02)
+        place = (step.block + 1 - 0.36, lane - height / 2)
+        axes.add_patch(Rectangle(place, 0.72, height, color=COLOURS[int(str(branch.grid_size))], alpha=0.9, linewidth=0))
+        if step.tokens_out != shown:
+            axes.text(step.block + 1, lane - height / 2 - 0.03, str(step.tokens_out), ha="center", va="bottom", fontsize=7)
+        shown = step.tokens_out
+    for _, child in branch.children:
+        draw_branch(axes, child, (branch.steps[-1].block + 1.42, lane), most)
+
+
+def draw_photograph(axes: Any, grid: int) -> None:
+    """The photograph as the model sees it at a grid, with the lines between the patches."""
+    pixels = load_sample_image("flower.jpg")
+    left = (pixels.shape[1] - pixels.shape[0]) // 2
+    square = Image.fromarray(pixels[:, left : left + pixels.shape[0]])
+    axes.imshow(square.resize((16 * grid, 16 * grid), Image.Resampling.BILINEAR))
+    edges = 16 * np.arange(1, grid) - 0.5
+    axes.set(xticks=[], yticks=[], title=f"{grid}x{grid} = {grid * grid} patches")
+    axes.hlines(edges, -0.5, 16 * grid - 0.5, color="white", linewidth=0.5)
+    axes.vlines(edges, -0.5, 16 * grid - 0.5, color="white", linewidth=0.5)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def draw_end(axes: Axes, lane: int, path: str, macs: int) -> None:
+    """The text of a path and who teaches it."""
+    right = axes.get_xlim()[1]
+    teacher = TEACHERS.get(path)
+    taught = "learns from the labels" if teacher is None else f"imitates {teacher}"
+    axes.text(right + 0.05, lane, path, va="center", fontsize=10, weight="bold")
+    axes.text(right + 0.05, lane + 0.22, f"{taught}\n{macs / 1e9:.2f} GMACs alone", va="top", fontsize=7, color="0.25")
+
+
+if __name__ == "__main__":
+    main()
