@@ -7,7 +7,6 @@ photograph ships with scikit-learn.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from supervit.backbones import variant_config
+from supervit.files import whole_file
 from supervit.macs import executed_macs
 from supervit.pictures._canvas import picture
 from supervit.plan import Branch, grow_tree
@@ -36,19 +36,26 @@ def main() -> None:
     config = variant_config("deit_small")
     plans = [config.plan(path) for path in PATHS]
     with picture([options.out], 8.6, 4.0) as figure:
+        figure.set_layout_engine("none")
         axes = figure.add_axes((0.16, 0.1, 0.67, 0.84))
         axes.set(xlim=(0.4, config.depth + 0.6), ylim=(len(PATHS) - 0.4, -0.6), xticks=range(1, config.depth + 1), yticks=[])
+        axes.set_xticklabels(
+            [f"{block}\ndrops" if block - 1 in config.drop_blocks else str(block) for block in axes.get_xticks()]
+        )
         axes.set_xlabel("block")
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
         for branch in grow_tree(plans):
-            draw_branch(axes, branch, None, max(plan.blocks[0].tokens_in for plan in plans))
-            lane = np.mean(leaves(branch))
-            corner = axes.transAxes.transform((0, 0)), axes.transData.transform((0, lane))
-            height = figure.transFigure.inverted().transform(corner[1])[1]
-            draw_photograph(figure.add_axes((0.005, height - 0.16, 0.15, 0.32)), int(str(branch.grid_size)))
+            draw_branch(axes, branch, max(plan.blocks[0].tokens_in for plan in plans))
+            middle = axes.transData.transform((0, np.mean(leaves(branch))))
+            bottom = figure.transFigure.inverted().transform(middle)[1] - 0.16
+            draw_photograph(figure.add_axes((0.005, bottom, 0.15, 0.32)), int(str(branch.grid_size)))
         for lane, path in enumerate(PATHS):
             draw_end(axes, lane, path, executed_macs(config, path))
+    with Image.open(options.out) as drawn:
+        few = drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    with whole_file(options.out) as temporary:
+        few.save(temporary, "png", optimize=True)
 
 
 def leaves(branch: Branch) -> list[int]:
@@ -56,11 +63,9 @@ def leaves(branch: Branch) -> list[int]:
     return [*branch.paths, *(path for _, child in branch.children for path in leaves(child))]
 
 
-def draw_branch(axes: Axes, branch: Branch, start: tuple[float, float] | None, most: int) -> None:
-    """The bars of a branch at the mean height of its paths, joined to where it starts, then what follows it."""
-    lane, shown = float(np.mean(leaves(branch))), None
-    if start is not None:
-        axes.plot([start[0], start[0] + 0.16], [start[1], lane], color="0.55", linewidth=1.2, zorder=0)
+def draw_branch(axes: Axes, branch: Branch, most: int, shown: int = 0) -> None:
+    """The bars of a branch at the mean height of its paths, then what follows it; `shown`: rows that the bar before has."""
+    lane = float(np.mean(leaves(branch)))
     for step in branch.steps:
         height = max(TALL * step.tokens_out / most, 0.02)
         place = (step.block + 1 - 0.36, lane - height / 2)
@@ -68,8 +73,12 @@ def draw_branch(axes: Axes, branch: Branch, start: tuple[float, float] | None, m
         if step.tokens_out != shown:
             axes.text(step.block + 1, lane - height / 2 - 0.03, str(step.tokens_out), ha="center", va="bottom", fontsize=7)
         shown = step.tokens_out
+    forks = len(branch.children) > 1
     for _, child in branch.children:
-        draw_branch(axes, child, (branch.steps[-1].block + 1.42, lane), most)
+        if forks:
+            right = branch.steps[-1].block + 1.42
+            axes.plot([right, right + 0.16], [lane, np.mean(leaves(child))], color="0.55", linewidth=1.2)
+        draw_branch(axes, child, most, 0 if forks else shown)
 
 
 def draw_photograph(axes: Any, grid: int) -> None:
@@ -79,7 +88,8 @@ def draw_photograph(axes: Any, grid: int) -> None:
     square = Image.fromarray(pixels[:, left : left + pixels.shape[0]])
     axes.imshow(square.resize((16 * grid, 16 * grid), Image.Resampling.BILINEAR))
     edges = 16 * np.arange(1, grid) - 0.5
-    axes.set(xticks=[], yticks=[], title=f"{grid}x{grid} = {grid * grid} patches")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(f"{grid}x{grid} = {grid * grid} patches", fontsize=7.5)
     axes.hlines(edges, -0.5, 16 * grid - 0.5, color="white", linewidth=0.5)
     axes.vlines(edges, -0.5, 16 * grid - 0.5, color="white", linewidth=0.5)
     axes.grid(visible=False)
