@@ -37,17 +37,16 @@ def main() -> None:
     plans = [config.plan(path) for path in PATHS]
     with picture([options.out], 8.6, 4.0) as figure:
         figure.set_layout_engine("none")
-        axes = figure.add_axes((0.16, 0.1, 0.67, 0.84))
-        axes.set(xlim=(0.4, config.depth + 0.6), ylim=(len(PATHS) - 0.4, -0.6), xticks=range(1, config.depth + 1), yticks=[])
-        axes.set_xticklabels(
-            [f"{block}\ndrops" if block - 1 in config.drop_blocks else str(block) for block in axes.get_xticks()]
-        )
+        axes = figure.add_axes((0.16, 0.13, 0.67, 0.84))
+        axes.set(xlim=(0.4, config.depth + 0.6), ylim=(len(PATHS) - 0.4, -0.6), yticks=[])
+        blocks = range(1, config.depth + 1)
+        axes.set_xticks(blocks, [f"{block}\ndrops" if block - 1 in config.drop_blocks else f"{block}" for block in blocks])
         axes.set_xlabel("block")
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
         for branch in grow_tree(plans):
             draw_branch(axes, branch, max(plan.blocks[0].tokens_in for plan in plans))
-            middle = axes.transData.transform((0, np.mean(leaves(branch))))
+            middle = axes.transData.transform((0, float(np.mean(leaves(branch)))))
             bottom = figure.transFigure.inverted().transform(middle)[1] - 0.16
             draw_photograph(figure.add_axes((0.005, bottom, 0.15, 0.32)), int(str(branch.grid_size)))
         for lane, path in enumerate(PATHS):
@@ -77,7 +76,7 @@ def draw_branch(axes: Axes, branch: Branch, most: int, shown: int = 0) -> None:
     for _, child in branch.children:
         if forks:
             right = branch.steps[-1].block + 1.42
-            axes.plot([right, right + 0.16], [lane, np.mean(leaves(child))], color="0.55", linewidth=1.2)
+            axes.plot([right, right + 0.16], [lane, float(np.mean(leaves(child)))], color="0.55", linewidth=1.2)
         draw_branch(axes, child, most, 0 if forks else shown)
 
 
