@@ -33,6 +33,7 @@ COMMANDS: dict[str, type] = {
     "macs": commands.Macs,
     "benchmark": commands.Benchmark,
     "profile": commands.Profile,
+    "search": commands.Search,
     "cascade": commands.Cascade,
     "runtimes": commands.Runtimes,
     "export": commands.Export,

@@ -68,6 +68,30 @@ def draw_cascade(
     draw_tradeoff(measured, drawn, f"mean executed {unit} per image", files, "Early exit over operating points")
 
 
+def draw_menu(
+    menu: Sequence[tuple[float, float]],
+    own: Sequence[Measured],
+    frontier: Sequence[Complexity],
+    cost: str,
+    files: Sequence[Path],
+) -> None:
+    """Draw accuracy against cost: the operating points of a model's own menu, and the line of a menu that was found.
+
+    Args:
+        menu: Cost and top-1 in percent of the points that were found, cheapest first.
+        own: Those of the model's menu.
+        frontier: The best of these.
+        cost: Name and unit of the cost.
+        files: Where to write the picture.
+
+    Raises:
+        InputError: as `picture`.
+    """
+    best = sorted((point.cost, point.top1) for point in own if point.complexity in frontier)
+    curves = [Curve(best, "the model's own menu", "0.6"), Curve(menu, "found", "black", marker=".")]
+    draw_tradeoff(own, [curve for curve in curves if curve.points], cost, files, "A menu that was searched for")
+
+
 def draw_runtimes(rows: Sequence[Comparison], files: Sequence[Path]) -> None:
     """Draw the speedup of each runtime and precision at the cheapest and the dearest operating point, the fastest on top.
 

@@ -90,7 +90,8 @@ def _width(text: str) -> int:
     return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
 
 
-def _records(results: Sequence[Result]) -> list[dict[str, Any]]:
+def records(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The rows of `results.json`."""
     return [
         {
             "complexity": str(r.complexity),
@@ -110,11 +111,11 @@ def _records(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def csv_table(results: Sequence[Result]) -> str:
     """The table as CSV, exact values; nothing where nothing was measured."""
-    records = _records(results)
+    rows = records(results)
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(rows)
     return out.getvalue()
 
 
@@ -135,7 +136,7 @@ def write_report(
     """
     make_directory(directory)
     write_text(directory / "results.csv", csv_table(results))
-    write_json(directory / "results.json", {**context, "results": _records(results)})
+    write_json(directory / "results.json", {**context, "results": records(results)})
     write_text(directory / "results.md", markdown_table(results))
     if plot and any(result.top1 is not None for result in results):
         plot_tradeoff(results, picture_files(directory, "tradeoff"), title)

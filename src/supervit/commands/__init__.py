@@ -12,9 +12,10 @@ from supervit.commands.macs import Macs
 from supervit.commands.predict import Predict
 from supervit.commands.profile import Profile
 from supervit.commands.runtimes import Runtimes
+from supervit.commands.search import Search
 from supervit.commands.train import Train, list_recipes
 
 __all__ = [
     "Benchmark", "Cascade", "Convert", "Curves", "Evaluate", "Export", "Label", "Macs", "Predict", "Profile", "Runtimes",
-    "Train", "list_recipes", "names_settings", "open_settings",
+    "Search", "Train", "list_recipes", "names_settings", "open_settings",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from supervit.complexity import Complexity, GridSize, sides
 from supervit.config import Interpolation, Resize, SuperViTConfig
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
+from supervit.files import read_object, refusing
 from supervit.options import Precision
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from supervit.model import SuperViT
     from supervit.runtimes import Runtime
 
-Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GRID[@RATE] ...")]
+Points = Annotated[tuple[str, ...], tyro.conf.arg(metavar="GRID[@RATE]|@FILE ...")]
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,17 @@ Overrides = Annotated[_Overrides, tyro.conf.arg(name="")]
 
 
 def parse_points(texts: Sequence[str], menu: Sequence[Complexity]) -> list[Complexity]:
-    """The operating points of these texts; the menu where there are none."""
-    return [Complexity.of(text) for text in texts] or list(menu)
+    """The operating points of these texts, `@FILE` standing for those of a menu in a file; the menu where there are none."""
+    named = [point for text in texts for point in ([Complexity.of(text)] if text[:1] != "@" else _points_of(Path(text[1:])))]
+    return named or list(menu)
+
+
+def _points_of(file: Path) -> list[Complexity]:
+    with refusing(f"{str(file)!r} is not a menu of operating points", "write one: supervit search --out"):
+        texts = read_object(file).get("points")
+        if not isinstance(texts, list) or not texts:
+            raise InputError('it must hold a list of points, such as {"points": ["8@0.5", "14"]}')
+        return [Complexity.of(text) for text in texts]
 
 
 def check_classes(classes: Sequence[str], config: SuperViTConfig, data: str = "the data", *, is_listed: bool = False) -> None:

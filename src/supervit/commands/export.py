@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from supervit.commands._opening import open_loader, print_damaged
+from supervit.commands._opening import Points, open_loader, parse_points, print_damaged
 from supervit.config import SuperViTConfig
 from supervit.data import SourceConfig
 from supervit.options import Precision
@@ -25,7 +25,7 @@ class Export:
     """Directory to make; must not exist yet."""
     target: str = "onnx"
     """Format: the name of a file in `supervit/export`, such as onnx, openvino, torch_export or aot_inductor."""
-    points: tuple[str, ...] = ()
+    points: Points = ()
     """Operating points, such as 8@0.5 14 (default: the model's menu): one gives a static graph, several an elastic one."""
     precision: Precision = "float32"
     """Arithmetic; int8 is quantised after training and needs calibration images."""
@@ -42,10 +42,11 @@ class Export:
         from supervit.export import check_export, export_model
         from supervit.report import aligned_table
 
-        check_export(self.target, self.precision, self.points, self.out)
+        points = [str(point) for point in parse_points(self.points, ())]
+        check_export(self.target, self.precision, points, self.out)
         model = load(self.model)
         images, labels = self._calibration(model.config)
-        report = export_model(model, self.target, self.out, self.points, self.precision, images, labels)
+        report = export_model(model, self.target, self.out, points, self.precision, images, labels)
         cells = [["complexity", "image side", "keep", "largest difference"]]
         for point in report.points:
             keep = " ".join(map(str, point.keep))

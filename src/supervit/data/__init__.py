@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from supervit.data._for_grid import read_for_grid
     from supervit.data._images import InMode, conversion
     from supervit.data._listing import list_files, say_skipped, split_folder
-    from supervit.data._loader import EpochLoader, draw_images
+    from supervit.data._loader import EpochLoader, batches_of, draw_images
     from supervit.data._opening import (
         IMAGE_SUFFIXES,
         DamagedImage,
@@ -34,7 +34,7 @@ else:
         "_for_grid": ("read_for_grid",),
         "_images": ("InMode", "conversion"),
         "_listing": ("list_files", "say_skipped", "split_folder"),
-        "_loader": ("EpochLoader", "draw_images"),
+        "_loader": ("EpochLoader", "batches_of", "draw_images"),
         "_opening": (
             "IMAGE_SUFFIXES", "DamagedImage", "check_size", "decode", "naming_damage", "open_image", "read_image",
             "undecoded_jpeg",
@@ -44,7 +44,7 @@ else:
 
 __all__ = [
     "IMAGE_SUFFIXES", "MAX_PIXELS", "DamagedImage", "DataConfig", "EpochLoader", "ImageDataset", "InMode", "Reading", "Source",
-    "SourceConfig", "Split", "Stream", "check_size", "conversion", "decode", "draw_images", "evaluation_transform",
-    "is_stream", "list_files", "mix_seed", "naming_damage", "open_dataset", "open_image", "read_for_grid",
-    "read_image", "say_skipped", "seed_everything", "split_folder", "undecoded_jpeg",
+    "SourceConfig", "Split", "Stream", "batches_of", "check_size", "conversion", "decode", "draw_images",
+    "evaluation_transform", "is_stream", "list_files", "mix_seed", "naming_damage", "open_dataset", "open_image",
+    "read_for_grid", "read_image", "say_skipped", "seed_everything", "split_folder", "undecoded_jpeg",
 ]  # fmt: skip

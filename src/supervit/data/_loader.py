@@ -223,6 +223,31 @@ def _load(dataset: ImageDataset, batch: _Batch) -> _Loaded:
     return default_collate(samples), damage
 
 
+def batches_of(loader: EpochLoader, images: Tensor) -> Iterator[tuple[Any, ...]]:
+    """The batches of some images of a data set for evaluation, in order.
+
+    Args:
+        loader: Of the data set; notes the damaged ones, which are left out.
+        images: Their indices (N), ascending. A stream is read as a whole, and its damaged images have none.
+
+    Raises:
+        InputError: as `EpochLoader.epoch`.
+    """
+    dataset = loader.dataset
+    if not is_stream(dataset.source):
+        part = replace(dataset, source=Limited(dataset.source, images.tolist()))
+        reading = EpochLoader(part, loader.batch_size, loader.workers, max_damaged=loader.max_damaged)
+        yield from reading.epoch()
+        loader.note(reading.damaged)
+        return
+    first = 0
+    for batch in loader.epoch():
+        here = images[(images >= first) & (images < first + len(batch[1]))] - first
+        first += len(batch[1])
+        if len(here):
+            yield tuple(part[here] for part in batch)
+
+
 def draw_images(loader: EpochLoader, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Some images (N, C, S, S) of a data set in memory, and their class indices (N).
 

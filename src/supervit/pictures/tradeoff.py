@@ -34,6 +34,8 @@ class Curve:
     """Cost and top-1 in percent."""
     label: str = ""
     color: str = "0.75"
+    marker: str = ""
+    """At each of its points, such as "o"."""
 
 
 def draw_tradeoff(
@@ -62,7 +64,7 @@ def draw_tradeoff(
     with picture(files, 6.6, 4.6) as figure:
         axes = figure.add_subplot()
         for curve in curves:
-            axes.plot(*zip(*curve.points, strict=True), color=curve.color, linewidth=1.2, zorder=1)
+            axes.plot(*zip(*curve.points, strict=True), color=curve.color, marker=curve.marker, linewidth=1.2, zorder=1)
         for point in measured:
             color, marker = colors[point.complexity.grid], markers[_cut_text(point.complexity)]
             if point.standard_error:
