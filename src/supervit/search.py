@@ -148,7 +148,7 @@ def search(
         ask: Tells the hits.
         start: Operating points that see all images.
         space: Where to look.
-        cost: Of an operating point, more than 0.
+        cost: Of an operating point, more than 0; asked for often.
         images: Indices of the calibration half.
         candidates: New operating points in a pass.
         seed: Of all draws.

@@ -14,6 +14,7 @@ from supervit.data import (
     EpochLoader,
     ImageDataset,
     SourceConfig,
+    batches_of,
     draw_images,
     open_dataset,
     webdataset,
@@ -276,3 +277,21 @@ def test_damaged_images_are_not_drawn_but_noted():
 def test_of_a_stream_the_first_images_are_drawn(shards):
     images, labels = draw_images(loader(shards(4, 4)), 6)
     assert len(images) == len(labels) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_some_images_are_the_same_ones_of_a_list_and_of_a_stream(shards, workers):
+    wanted = torch.tensor([1, 2, 5, 11])
+    some = loader(Numbered(13), workers=workers)
+    assert numbers(batches_of(some, wanted)) == wanted.tolist()
+    whole = loader(shards(5, 1, 7), batch_size=3, workers=workers)
+    order = numbers(whole.epoch())
+    assert numbers(batches_of(whole, wanted)) == [order[place] for place in wanted]
+
+
+def test_damaged_images_among_some_count_for_the_whole():
+    some = loader(Numbered(20, frozenset({1, 2, 5})), max_damaged=0.1)
+    assert numbers(batches_of(some, torch.arange(1, 5))) == [3, 4]
+    assert list(some.damaged) == ["image 1", "image 2"]
+    with pytest.raises(InputError, match="3 of 20 images cannot be read"):
+        list(batches_of(some, torch.arange(5, 9)))

@@ -166,7 +166,7 @@ class _Work:
         def note(point: Complexity, labels: "Tensor", answers: "Tensor") -> None:
             hits[point].append((labels == answers).cpu())
 
-        evaluate(self.runtime, (batch[:2] for batch in batches_of(self.loader, images)), points, on_answers=note)
+        evaluate(self.runtime, batches_of(self.loader, images), points, on_answers=note)
         return torch.stack([torch.cat(each) for each in hits.values()])
 
 

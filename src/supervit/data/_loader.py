@@ -223,8 +223,8 @@ def _load(dataset: ImageDataset, batch: _Batch) -> _Loaded:
     return default_collate(samples), damage
 
 
-def batches_of(loader: EpochLoader, images: Tensor) -> Iterator[tuple[Any, ...]]:
-    """The batches of some images of a data set for evaluation, in order.
+def batches_of(loader: EpochLoader, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (images (B, C, S, S), class indices (B)) of some images of a data set for evaluation, in order.
 
     Args:
         loader: Of the data set; notes the damaged ones, which are left out.
@@ -236,8 +236,8 @@ def batches_of(loader: EpochLoader, images: Tensor) -> Iterator[tuple[Any, ...]]
     dataset = loader.dataset
     if not is_stream(dataset.source):
         part = replace(dataset, source=Limited(dataset.source, images.tolist()))
-        reading = EpochLoader(part, loader.batch_size, loader.workers, max_damaged=loader.max_damaged)
-        yield from reading.epoch()
+        reading = EpochLoader(part, loader.batch_size, loader.workers, max_damaged=1.0)
+        yield from (batch[:2] for batch in reading.epoch())
         loader.note(reading.damaged)
         return
     first = 0
@@ -245,7 +245,7 @@ def batches_of(loader: EpochLoader, images: Tensor) -> Iterator[tuple[Any, ...]]
         here = images[(images >= first) & (images < first + len(batch[1]))] - first
         first += len(batch[1])
         if len(here):
-            yield tuple(part[here] for part in batch)
+            yield batch[0][here], batch[1][here]
 
 
 def draw_images(loader: EpochLoader, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
