@@ -105,6 +105,9 @@ def templates(workshop: Workshop) -> list[tuple[str, tuple[str, ...]]]:
          "--batch-sizes", "1", "--repeats", "1", "--out", "profile")),
         ("cascade", (models[0], *data, "--points", "4@0.5", "7", "--target-top1", "10", "--timed-images", "1", "--out",
         "ladder")),
+        ("search", (models[0], *data, "--passes", "1", "--costs", str(tables / "costs.json"), "--cost-batch-size", "1",
+         "--out", "found")),
+        ("evaluate", (models[0], *data, "--repeats", "0", "--points", f"@{tables / 'menu.json'}")),
         # A compiler is part of what it measures: as far as the data, and no further.
         ("runtimes", (models[0], "--data.root", "nowhere", "--points", "4", "--repeats", "1", "--images", "2",
         "--calibration-images", "2")),

@@ -90,6 +90,12 @@ def _use_ladder(path: Path, workshop: Workshop) -> Any:
     return workshop.predictors["rgb", True](torch.zeros(3, 28, 28), ladder)
 
 
+def _use_menu(path: Path, workshop: Workshop) -> Any:
+    from supervit.commands._opening import parse_points  # needs tyro
+
+    return workshop.predictors["rgb", True].runtime.model_config.view(parse_points((f"@{path}",), ()))
+
+
 def _use_results(path: Path, workshop: Workshop) -> Any:
     from supervit.commands.profile import Accuracies  # needs tyro
 
@@ -174,5 +180,6 @@ def _hugging_face(rng: Random, folder: Path, workshop: Workshop) -> tuple[str, l
 
 READERS: tuple[Callable[..., tuple[str, list[Door]]], ...] = (
     _config, _config, _table("costs.json", _use_costs), _table("ladder.json", _use_ladder), _export, _run, _beside, _beside,
-    _hugging_face, *([_table("results.json", _use_results)] if has("tyro") else []), *([_sizes] if has("webdataset") else []),
+    _hugging_face, *([_table("results.json", _use_results), _table("menu.json", _use_menu)] if has("tyro") else []),
+    *([_sizes] if has("webdataset") else []),
 )  # fmt: skip

@@ -129,7 +129,7 @@ class Workshop:
 
     @cached_property
     def tables(self) -> Path:
-        """costs.json, ladder.json and results.json of the rgb model."""
+        """costs.json, ladder.json, menu.json and results.json of the rgb model."""
 
         def write(root: Path) -> None:
             model = SuperViT.from_pretrained(self.models["rgb"])
@@ -141,6 +141,7 @@ class Workshop:
             )
             CostTable(rows, Setup.of(model)).save(root / "costs.json")
             Ladder(tuple(points), (0.9, 0.8), model=model.fingerprint()).save(root / "ladder.json")
+            (root / "menu.json").write_text(json.dumps({"points": [str(point) for point in points]}))
             records = [{"complexity": str(point), "top1": 50.0} for point in points]
             evaluated = {"fingerprint": model.fingerprint(), "precision": "float32", "runtime": "eager"}
             (root / "results.json").write_text(json.dumps({"results": records, **evaluated}))

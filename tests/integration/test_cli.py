@@ -15,7 +15,10 @@ from supervit.recipes import recipe_names
 from tests.conftest import small_config
 
 FLAGS = Path(__file__).with_name("cli_flags.txt")
-NAMES = ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade", "runtimes", "export", "predict", "curves")
+NAMES = (
+    "evaluate", "benchmark", "macs", "convert", "label", "profile", "search", "cascade", "runtimes", "export", "predict",
+    "curves",
+)  # fmt: skip
 COMMANDS = [*((name,) for name in NAMES), ("train", "digits")]
 
 

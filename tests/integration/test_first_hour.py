@@ -51,6 +51,7 @@ INTERRUPTED = {
     "benchmark": (["--out"], "supervit.evaluate.measure_throughput"),
     "profile": (["--out"], "supervit.profiling.profile"),
     "cascade": ([*DIGITS, "--out"], "supervit.calibrate.collect_answers"),
+    "search": ([*DIGITS, "--out"], "supervit.evaluate.evaluate"),
     "runtimes": ([*DIGITS, "--out"], "supervit.comparison.compare_runtimes"),
     "export": (["--out"], "supervit.export.trace"),
     "convert": ([], "supervit.storage.whole_file"),
@@ -125,7 +126,7 @@ def test_a_signal_ends_a_process_with_one_line_and_the_status_of_a_shell(model, 
 # --- results in the way ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["evaluate", "profile", "cascade", "runtimes", "benchmark"])
+@pytest.mark.parametrize("command", ["evaluate", "profile", "search", "cascade", "runtimes", "benchmark"])
 def test_results_of_another_model_or_other_data_are_not_written_over_unasked(command, model, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)  # takes the most of the time
@@ -136,10 +137,12 @@ def test_results_of_another_model_or_other_data_are_not_written_over_unasked(com
     options = {
         "evaluate": [*DIGITS, "--repeats", "0"],
         "profile": ["--repeats", "1", "--warmup", "0"],
+        "search": [*DIGITS, "--passes", "1"],
         "cascade": [*DIGITS, "--timed-images", "0"],
         "runtimes": [*DIGITS, "--repeats", "1", "--images", "20", "--calibration-images", "0"],
         "benchmark": ["--repeats", "1", "--warmup", "0", "--batch-size", "2"],
-    }[command] + ["--points", "4@0.5", "7", "--out", str(tmp_path / "out")]
+    }[command] + ["--out", str(tmp_path / "out")]
+    options += [] if command == "search" else ["--points", "4@0.5", "7"]
     main([command, model, *options])
     main([command, model, *options])  # the same again
     written = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}

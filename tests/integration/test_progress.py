@@ -19,6 +19,7 @@ COMMANDS = {
     "benchmark": (["--points", "4", "--batch-size", "1", "--repeats", "1"], {"time"}),
     "profile": (["--points", "4", "--repeats", "1"], {"time"}),
     "cascade": (["--points", "4@0.5", "4", "--timed-images", "4", *DATA], {"images", "search", "time"}),
+    "search": (["--passes", "1", *DATA], {"images"}),
     "runtimes": (["--images", "4", "--calibration-images", "0", "--repeats", "1", "--points", "4", *DATA], {"runtimes"}),
     "export": (["--target", "torch_export", "--points", "4"], {"export"}),
     "predict": (["picture.png"], {"predict"}),

@@ -19,7 +19,7 @@ def python(code: str) -> str:
 def test_no_help_and_no_list_imports_torch():
     """Seconds, if it did. One process looks at all of them, so that what one leaves behind does not hide the next."""
     commands = [[], ["train"], *(["train", name] for name in recipe_names())]
-    commands += [[name] for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "cascade")]
+    commands += [[name] for name in ("evaluate", "benchmark", "macs", "convert", "label", "profile", "search", "cascade")]
     commands += [[name] for name in ("runtimes", "export", "predict")]
     asked = [[*command, "--help"] for command in commands] + [["train", "--list"]]
     code = f"""

@@ -51,6 +51,8 @@ class Search:
     costs: Path | None = None
     """Cost by measured latency: the costs.json of `supervit profile` here, whose missing settings are measured (default:
     executed MACs)."""
+    cost_batch_size: int | None = None
+    """Images per batch of these latencies (default: the only size that the cost table has)."""
     safety: float = SAFETY
     """Standard errors of the difference: by so much may a setting seem worse and still see all images, and by so much must a
     cheaper one be better on the half that confirms for it to go."""
@@ -114,8 +116,7 @@ class Search:
             return None
         table = CostTable.load(self.costs)
         table.check(Setup.of(runtime))
-        table.at()
-        return table
+        return replace(table, rows=tuple(table.at(self.cost_batch_size)))
 
     def _search(self, work: "_Work", space: "SearchSpace", images: "Tensor", report: Mapping[str, Any]) -> "Found":
         """The passes, each with a line and, where there is a directory, what it has found so far."""
