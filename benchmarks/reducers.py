@@ -6,7 +6,6 @@ The archive holds images below folders named by synset, the list the synsets in 
 """
 
 import argparse
-import io
 import json
 import math
 import tarfile
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import supervit
 import supervit.reducers
-from supervit.data import evaluation_transform
+from supervit.data import evaluation_transform, read_image
 from supervit.evaluate import environment
 from supervit.macs import executed_macs
 from supervit.plugins import plugin_names
@@ -35,7 +33,7 @@ def read_images(archive: Path, synsets: Path, config: supervit.SuperViTConfig) -
             names = [part for part in Path(member.name).parts if part in index]
             file = tar.extractfile(member) if member.isfile() and names else None
             if file is not None:
-                images.append(transform(Image.open(io.BytesIO(file.read()))))
+                images.append(transform(read_image(file.read())))
                 labels.append(index[names[-1]])
     return torch.stack(images), torch.tensor(labels)
 

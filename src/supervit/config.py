@@ -253,7 +253,8 @@ class SuperViTConfig:
             from supervit.reducers import load_reducer
 
             reduction = load_reducer(self.reducer)
-        rows_read = 1 if self.exact_savings and self.reads_class_token_only and not all_tokens else None
+        reads_one = self.reads_class_token_only and not (all_tokens or reduction.keeps_aside)
+        rows_read = 1 if self.exact_savings and reads_one else None
         return Plan.resolve(
             Complexity.of(complexity), self.depth, self.drop_blocks, rows_read,
             prefix=self.num_prefix_tokens, reduction=reduction,

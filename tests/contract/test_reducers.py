@@ -99,6 +99,13 @@ def test_savings_change_no_output(name):
         torch.testing.assert_close(model(images, point), plain(images, point), atol=1e-5, rtol=1e-5)
 
 
+def test_it_runs_behind_any_head(name):
+    model = model_with(name, global_pool="token", fc_norm=False)
+    for point in ("7@0.5", "7@0.7/8"):
+        assert model(images_of("7"), point).shape == (3, 5)
+        assert executed(model, point) == executed_macs(model.config, point)
+
+
 def test_an_answer_does_not_depend_on_batch_mates(name):
     if name == "random":
         pytest.skip("draws for each batch")
@@ -214,3 +221,15 @@ def test_survivors_of_a_lower_rate_are_among_those_of_a_higher_one(name):
 def test_a_reducer_that_neither_scores_nor_ranks_says_so():
     with pytest.raises(NotImplementedError, match="supervit.reducers.Reducer has neither score nor rank"):
         supervit.reducers.Reducer(small_config()).rank(None, 3)
+
+
+def test_a_drop_of_a_given_count_is_the_block_with_it(name):
+    if name == "random":
+        pytest.skip("draws anew")
+    model = model_with(name)
+    tokens, kept = model.encode_prefix(images_of("7"), 7), model.config.plan("7@0.5").blocks[3].tokens_kept
+    block = model.blocks[3]
+    (expected,) = block(tokens, 50 if block.reducer.reads_all_rows else kept, (kept,), kept)
+    if block.reducer.at_input:
+        (expected,) = block(expected, kept)
+    torch.testing.assert_close(block.drop(tokens, kept).values, expected.values, atol=1e-5, rtol=1e-5)

@@ -61,18 +61,6 @@ def test_an_exit_goes_on_from_a_prefix(model, images, text):
     assert 0 < resumed_macs(model.config, text) < alone
 
 
-def test_an_exit_inside_the_prefix_is_refused(model, images):
-    with pytest.raises(InputError, match="7/3 stops before the 3 blocks of the prefix are over; use forward"):
-        model.resume(model.encode_prefix(images, 7), "7/3")
-
-
-def test_a_prefix_ends_before_the_first_trained_exit(images):
-    model = trained_like(SuperViT(small_config(exit_blocks=(2, 6)))).eval()
-    assert model.config.shared_blocks == 1
-    for text in ("7/2", "7@0.5", "7"):
-        assert torch.equal(model.resume(model.encode_prefix(images, 7), text), model(images, text))
-
-
 @pytest.mark.parametrize("points", [["7@0.7/9"], ["7/9", "7@0.7/9", "4@0.5/9"]])
 def test_exits_export(model, images, points, tmp_path):
     export_model(model, "onnx", tmp_path / "onnx", points)

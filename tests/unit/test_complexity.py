@@ -250,3 +250,9 @@ def test_a_reducer_that_reads_all_rows_computes_them_and_an_ffn_for_each_path():
     points = [Complexity.of(text) for text in ("14", "14@0.5", "14@0.7")]
     (root,) = grow_tree([Plan.resolve(point, 12, (3,), rows_read=1, reduction=Merging()) for point in points])
     assert (root.steps[-1].tokens_out, root.steps[-1].ffn_rows) == (197, 197 + 100 + 139)
+
+
+def test_every_step_of_a_tree_is_told():
+    points = [Complexity.of(text) for text in ("14", "14@0.5", "14/2")]
+    (root,) = grow_tree([Plan.resolve(point, 4, (2,)) for point in points])
+    assert [step.block for step in root.every_step()] == [0, 1, 2, 3, 3]

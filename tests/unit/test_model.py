@@ -235,3 +235,22 @@ def test_a_prefix_ends_before_the_first_drop_block(images, drop_blocks):
 def test_a_prefix_of_another_grid_is_refused(model, images):
     with pytest.raises(InputError, match="50 tokens are not those of grid 4"):
         model.resume(model.encode_prefix(images, 7), "4@0.5")
+
+
+def test_an_exit_inside_the_prefix_is_refused(model, images):
+    with pytest.raises(InputError, match="7/3 stops before the 3 blocks of the prefix are over; use forward"):
+        model.resume(model.encode_prefix(images, 7), "7/3")
+
+
+def test_a_prefix_ends_before_the_first_trained_exit(images):
+    model = trained_like(SuperViT(small_config(exit_blocks=(2, 6)))).eval()
+    assert model.config.shared_blocks == 1
+    for text in ("7/2", "7@0.5", "7"):
+        assert torch.equal(model.resume(model.encode_prefix(images, 7), text), model(images, text))
+
+
+def test_registers_stand_behind_the_class_token_and_are_never_dropped(images):
+    model = trained_like(SuperViT(small_config(reg_tokens=2))).eval()
+    _, trace = model(images, "7@0.5", trace=True)
+    assert trace.last[trace.last >= 0].min() == model.num_prefix_tokens == 3
+    assert {"cls_token", "reg_token"} <= model.no_weight_decay()

@@ -9,11 +9,15 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from supervit.backbones import load_family, scaled_grid_sizes
+from supervit.complexity import Complexity, grid_text, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, printable
 
 _NUMBER = r"(0|[1-9]\d{0,4})"
-_NUMBERED = {"blocks.": re.compile(rf"blocks\.{_NUMBER}\..+"), "pos_embeds.": re.compile(rf"pos_embeds\.{_NUMBER}")}
+_NUMBERED = {
+    "blocks.": re.compile(rf"blocks\.{_NUMBER}\..+"),
+    "pos_embeds.": re.compile(rf"pos_embeds\.{_NUMBER}(x{_NUMBER})?"),
+}
 _RANKS = {
     "patch_embed.proj.weight": 4,
     "patch_embed.conv1.weight": 4,
@@ -80,7 +84,10 @@ def _infer(weights: Mapping[str, Tensor], family: str, overrides: Mapping[str, A
         "mlp_ratio": weights["blocks.0.mlp.fc1.weight"].shape[0] / embed_dim,
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
         "num_classes": weights["head.weight"].shape[0] if "head.weight" in weights else 0,
-        "grid_sizes": tuple(int(key.split(".")[1]) for key in weights if key.startswith("pos_embeds.")),
+        "class_token": "cls_token" in weights,
+        "reg_tokens": weights["reg_token"].shape[1] if "reg_token" in weights else 0,
+        "fc_norm": "fc_norm.weight" in weights,
+        "grid_sizes": tuple(Complexity.of(key.split(".")[1]).grid_size for key in weights if key.startswith("pos_embeds.")),
     }
     if "patch_embed.conv1.weight" in weights:
         stem = weights["patch_embed.conv1.weight"]
@@ -141,7 +148,7 @@ def elastic(
     if table.shape[2] != config.embed_dim:
         raise InputError(f"a position table of shape {tuple(table.shape)} does not fit the width {config.embed_dim}")
     tables = {
-        f"pos_embeds.{grid}": resample_abs_pos_embed(table.float(), [grid] * 2, [native] * 2).clone()
+        f"pos_embeds.{grid_text(grid)}": resample_abs_pos_embed(table.float(), list(sides(grid)), [native] * 2).clone()
         for grid in config.grid_sizes
     }
     return config, {**weights, **tables}

@@ -111,7 +111,7 @@ class _Overrides:
     resize: Resize | None = None
     """How images reach a grid's size."""
     reducer: str | None = None
-    """Token selection: class_attention or random."""
+    """Token reduction: class_attention, evit, tome, ... or my_package.my_module (default: the model's)."""
 
     def given(self) -> dict[str, Any]:
         """The fields that were given."""
