@@ -13,7 +13,7 @@ from tests.fuzz.judge import fault_of_message, judge
 from tests.fuzz.workshop import has
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = {"images": 250, "weights": 120, "json": 100, "tars": 80, "artefacts": 8, "commands": 6}
+COUNTS = {"images": 150, "weights": 80, "json": 60, "tars": 60, "artefacts": 6, "commands": 5}
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork") or not Path("/proc/self/status").exists(), reason="forks, reads /proc")
 
 

@@ -20,7 +20,7 @@ from supervit.train import TrainConfig, run_training
 from supervit.train.checkpoint import checkpoints
 from tests.integration.test_train import EVERYTHING, changed, tiny_run
 
-KILLS = 20
+KILLS = int(sys.argv[2]) if len(sys.argv) > 2 else 20
 
 
 def start(config: TrainConfig) -> int:

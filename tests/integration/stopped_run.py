@@ -1,6 +1,6 @@
-"""`python -m tests.integration.stopped_run DIR`: a run in DIR/whole, and the same in DIR/broken, stopped by 40 signals.
+"""`python -m tests.integration.stopped_run DIR [N]`: a run in DIR/whole, and the same in DIR/broken, stopped by N signals (40).
 
-20 SIGTERMs and 20 SIGINTs go to the whole process group, so to the loader processes too, at random moments between the start
+SIGTERMs and SIGINTs in turns go to the whole process group, so to the loader processes too, at random moments between the start
 and the end: while data are opened, in training, evaluation, checkpoints, measuring. A process of its own that imports
 everything but computes nothing, so that it can fork runs in no time. Prints how many signals stopped a run, and how many runs
 ended.
@@ -22,7 +22,7 @@ from supervit.files import file_digest
 from supervit.train import TrainConfig, loop, run_training
 from tests.integration.test_train import EVERYTHING, changed, tiny_run
 
-STOPS = 40
+STOPS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
 
 
 def start(config: TrainConfig, output: Path) -> int:

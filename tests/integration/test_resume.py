@@ -71,13 +71,16 @@ def assert_equal_weights(one, other):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
-    """SIGKILL, also while a checkpoint is written (after each step here); workers, average and mixed data are on."""
-    command = [sys.executable, "-m", "tests.integration.killed_run", str(tmp_path)]
+def test_kills_at_random_moments_change_nothing(tmp_path):
+    """SIGKILL, also while a checkpoint is written (after each step here); workers, average and mixed data are on.
+
+    Eight of them; twenty: `python -m tests.integration.killed_run DIR`.
+    """
+    command = [sys.executable, "-m", "tests.integration.killed_run", str(tmp_path), "8"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kills, half_written = map(int, done.stdout.split())
-    assert kills == 20
+    assert kills == 8
     assert half_written >= 1, "no kill met a checkpoint that was being written"
 
 

@@ -45,15 +45,16 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_forty_signals_to_the_group_at_random_moments_change_nothing(tmp_path):
-    command = [sys.executable, "-m", "tests.integration.stopped_run", str(tmp_path)]
+def test_signals_to_the_group_at_random_moments_change_nothing(tmp_path):
+    """A dozen of them; forty: `python -m tests.integration.stopped_run DIR`."""
+    command = [sys.executable, "-m", "tests.integration.stopped_run", str(tmp_path), "12"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     output = (tmp_path / "output.txt").read_text()
     assert done.returncode == 0, done.stderr
     stops, ends = map(int, done.stdout.split())
-    assert (stops, ends >= 1) == (40, True)
+    assert (stops, ends >= 1) == (12, True)
     assert "Traceback" not in output
-    assert output.count("go on with --resume") + output.count("nothing is kept") == 40
+    assert output.count("go on with --resume") + output.count("nothing is kept") == 12
 
 
 def sent_before(monkeypatch, owner, name, signum, count=1):
