@@ -45,7 +45,7 @@ class Search:
     passes: int = 6
     """Passes over the half that chooses; the first one is that of the model's own menu."""
     candidates: int = 64
-    """New settings in a pass: all see a quarter of the images, the best quarter of them all images."""
+    """New settings in a pass: all see a quarter of the images (200 at least), the best quarter of them all images."""
     minutes: float = 0
     """No pass begins after so long; 0 for no limit."""
     costs: Path | None = None
