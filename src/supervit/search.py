@@ -232,16 +232,16 @@ def percent(hits: Tensor) -> float:
     return 100 * float(hits.double().mean())
 
 
-def confirm(front: Sequence[Complexity], hits: Mapping[Complexity, Tensor], safety: float = SAFETY) -> list[Complexity]:
-    """The operating points that stay on a front on images that had no part in its choice.
+def confirm(points: Sequence[Complexity], hits: Mapping[Complexity, Tensor], safety: float = SAFETY) -> list[Complexity]:
+    """The operating points that are on a front, or near it, on images that had no part in their choice.
 
     Args:
-        front: Cheapest first.
+        points: Cheapest first.
         hits: Whether they are right about each of those images (N).
         safety: Standard errors of the difference by which a cheaper one must be better for an operating point to go.
     """
     kept: list[Complexity] = []
-    for point in front:
+    for point in points:
         gains = [_gain(hits[cheaper], hits[point]) for cheaper in kept]
         if all(gain.mean < 0 or gain.mean < safety * gain.standard_error for gain in gains):
             kept.append(point)
@@ -249,17 +249,17 @@ def confirm(front: Sequence[Complexity], hits: Mapping[Complexity, Tensor], safe
 
 
 def gain_over(
-    menu: Sequence[Complexity], own: Sequence[Complexity], hits: Mapping[Complexity, Tensor], cost: Cost
+    front: Sequence[Complexity], own: Sequence[Complexity], hits: Mapping[Complexity, Tensor], cost: Cost
 ) -> Gain | None:
-    """How much a menu gains over another at equal or lower cost, in percentage points, in the mean over the other's points.
+    """How much a front gains over other points at equal or lower cost, in percentage points, in the mean over these.
 
     Args:
-        menu: Cheapest first, the most accurate last by what it was chosen by.
-        own: The points to compare with; those that nothing in the menu is as cheap as do not count.
+        front: Cheapest first, the most accurate last by what it was chosen by.
+        own: The points to compare with; those that nothing on the front is as cheap as do not count.
         hits: Of both on images (N) that had no part in the choice.
         cost: Of a point.
     """
-    pairs = [(found[-1], point) for point in own if (found := [each for each in menu if cost(each) <= cost(point)])]
+    pairs = [(found[-1], point) for point in own if (found := [each for each in front if cost(each) <= cost(point)])]
     if not pairs:
         return None
     ours, theirs = (torch.stack([hits[point].double() for point in each]).mean(dim=0) for each in zip(*pairs, strict=True))
@@ -292,7 +292,7 @@ class Menus:
     left_out: tuple[Complexity, ...]
     """The best ones by the half that chose which the other half did not confirm."""
     gain: Gain | None
-    """Over the best of the own ones at equal or lower cost, in percentage points."""
+    """Of the front of the half that chose over the best of the own ones at equal or lower cost, in percentage points."""
     images: int
     """On the half that confirms."""
 
@@ -305,7 +305,7 @@ class Menus:
     def of(
         cls, found: Found, cost: Cost, own: Sequence[Complexity], hits: Mapping[Complexity, Tensor], safety: float = SAFETY
     ) -> "Menus":
-        """The confirmed front of a search.
+        """The menu of a search: its front and the model's own menu, without the points that cheaper ones are confirmed to beat.
 
         Args:
             found: By the search.
@@ -315,11 +315,13 @@ class Menus:
             safety: As of `confirm`.
         """
         front = found.front(cost)
-        points = confirm(front, hits, safety)
+        points = confirm(sorted({*front, *own}, key=lambda point: (cost(point), point)), hits, safety)
         own_best = Found({point: found.hits[point] for point in own}, len(own)).front(cost)
         rows = tuple(
             Row(point, cost(point), found.top1(point), percent(hits[point]), point in points, point in own, point in own_best)
             for point in sorted({*points, *own}, key=lambda point: (cost(point), point))
         )
         left_out = tuple(point for point in front if point not in points)
-        return cls(rows, left_out, gain_over(points, own_best, hits, cost), len(hits[front[0]]))
+        return cls(
+            rows, left_out, gain_over([point for point in front if point in points], own_best, hits, cost), len(hits[front[0]])
+        )

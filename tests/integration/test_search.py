@@ -69,7 +69,7 @@ def test_a_search_writes_a_menu_and_says_what_it_is_worth(trained, found):
     assert [point for point, row in rows.items() if row["found"]] == points
     assert [row["executed_macs"] for row in rows.values()] == sorted(row["cost"] for row in rows.values())
     assert all(row["images"] == 180 and row["top1_standard_error"] > 0 for row in rows.values())
-    best = [rows[point]["calibration_top1"] for point in points]
+    best = [rows[point]["calibration_top1"] for point in points if point not in own]
     assert best == sorted(set(best))
     assert best[-1] > 40  # it was trained
 

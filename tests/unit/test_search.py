@@ -189,12 +189,14 @@ def test_the_gain_is_over_what_costs_at_least_as_much():
 def test_both_menus_are_told_by_both_halves():
     found = Found(hits((0, 50), (0, 60), (0, 55)), tried=9)
     menus = Menus.of(found, cost, [CHEAP, DEAR], hits((0, 40), (0, 45), (0, 60)))
-    assert menus.points == [CHEAP, MIDDLE]
+    assert menus.points == [CHEAP, MIDDLE, DEAR]  # an own one goes only where a cheaper one is confirmed to be better
     assert [(row.point, round(row.calibration_top1), round(row.top1)) for row in menus.rows] == [
         (CHEAP, 50, 40), (MIDDLE, 60, 45), (DEAR, 55, 60)
     ]  # fmt: skip
     assert [(row.is_found, row.is_own, row.is_own_best) for row in menus.rows] == [
-        (True, True, True), (True, False, False), (False, True, True)
+        (True, True, True), (True, False, False), (True, True, True)
     ]  # fmt: skip
     assert menus.gain.mean == pytest.approx((0 - 15) / 2)  # where it is worse, it says so
+    worse = Menus.of(found, cost, [CHEAP, DEAR], hits((0, 40), (0, 45), (0, 35)))
+    assert worse.points == [CHEAP, MIDDLE]
     assert Menus.of(found, cost, [CHEAP], hits((0, 40), (0, 30), (0, 60))).left_out == (MIDDLE,)

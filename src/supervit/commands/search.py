@@ -55,7 +55,7 @@ class Search:
     """Images per batch of these latencies (default: the only size that the cost table has)."""
     safety: float = SAFETY
     """Standard errors of the difference: by so much may a setting seem worse and still see all images, and by so much must a
-    cheaper one be better on the half that confirms for it to go."""
+    cheaper one be better on the half that confirms for it to go, one of the model's own menu too."""
     seed: int = 0
     """Seed of the halves and of the search."""
     out: Path | None = None
