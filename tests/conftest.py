@@ -1,5 +1,6 @@
 """Fixtures that every kind of test uses."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from supervit import SuperViT
 from supervit.backbones import variant_config
 from supervit.config import SuperViTConfig
+from supervit.runtimes import Runtime
 
 torch.set_num_threads(1)  # tests are small, and pools that spin for the same cores make them ten times slower
 
@@ -34,6 +36,12 @@ def trained_like(model: SuperViT) -> SuperViT:
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
     return model
+
+
+def plain_runtime(runtime: Runtime, **changes) -> Runtime:
+    """A runtime as one that is not PyTorch's, with other fields."""
+    fields = {field.name: getattr(runtime, field.name) for field in dataclasses.fields(Runtime)}
+    return Runtime(**{**fields, **changes})
 
 
 @pytest.fixture(params=["deit", "lvvit"])

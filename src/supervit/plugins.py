@@ -29,7 +29,7 @@ def load_plugin(package: ModuleType, name: str) -> ModuleType:
     Raises:
         InputError: no such plug-in; the message lists the near names.
     """
-    if "." in name:
+    if _is_full(name):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -42,13 +42,18 @@ def load_plugin(package: ModuleType, name: str) -> ModuleType:
     return importlib.import_module(f"{package.__name__}.{name}")
 
 
+def _is_full(name: str) -> bool:
+    """Whether a name is one of a module in another package."""
+    return "." in name and all(part.isidentifier() for part in name.split("."))
+
+
 def check_named(name: Any) -> None:
     """Refuse a plug-in from outside that a file names, unless it has been imported or `SUPERVIT_PLUGINS` has its package.
 
     Raises:
         InputError: neither.
     """
-    if not isinstance(name, str) or "." not in name or name in sys.modules:
+    if not isinstance(name, str) or not _is_full(name) or name in sys.modules:
         return
     package = name.partition(".")[0]
     if package not in os.environ.get(_TRUSTED, "").split(","):

@@ -86,7 +86,7 @@ def test_profile_refuses_accuracies_that_do_not_fit(saved, tmp_path):
 
 def test_cascade_writes_a_ladder_that_runs(saved, tmp_path, capsys):
     out = tmp_path / "cascade"
-    Cascade(saved, DIGITS, complexities=POINTS, max_rungs=2, timed_images=40, out=out).run()
+    Cascade(saved, DIGITS, points=POINTS, max_rungs=2, timed_images=40, out=out).run()
     printed = capsys.readouterr().out
     assert "chosen by 180 images; 180 held-out images say" in printed
     assert "paper_pair" in printed
@@ -116,14 +116,14 @@ def test_cascade_on_a_menu_without_the_papers_pair(tmp_path, capsys):
 
 def test_cascade_takes_a_target_and_refuses_what_cannot_be(saved, tmp_path):
     with pytest.raises(InputError, match="no cascade reaches 101 %"):
-        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=101.0, out=tmp_path / "out").run()
+        Cascade(saved, DIGITS, points=POINTS[:1], target_top1=101.0, out=tmp_path / "out").run()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"cascade.json", "cascade.png", "cascade.svg", "cascade.pdf"}
     assert json.loads((tmp_path / "out/cascade.json").read_text())["curve"]  # the pass over the data is not lost
     for change in ({"timed_images": -1}, {"safety": -1.0}):
         with pytest.raises(InputError, match="-1 .*must be at least 0"):
             Cascade(saved, DIGITS, **change).run()
     with pytest.raises(InputError, match="give one of the two"):
-        Cascade(saved, DIGITS, complexities=POINTS[:1], target_top1=70.0, target_macs=1.0).run()
+        Cascade(saved, DIGITS, points=POINTS[:1], target_top1=70.0, target_macs=1.0).run()
     with pytest.raises(InputError, match=r"target_top1 0.98 is in percent"):
         Cascade(saved, DIGITS, target_top1=0.98).run()
 

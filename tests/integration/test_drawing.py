@@ -3,7 +3,6 @@
 import csv
 import json
 import runpy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from supervit import SuperViT
 from supervit.cli import main
 from supervit.commands._drawing import picture_names
 from supervit.runtimes import as_runtime
-from tests.conftest import small_config, trained_like
+from tests.conftest import plain_runtime, small_config, trained_like
 
 pytest.importorskip("matplotlib")
 NAMES = ("cat", "dog", "eel", "fox", "gnu")
@@ -94,7 +93,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_computed(saved, tmp_
 
 @pytest.mark.parametrize("name", ["onnx_runtime", "openvino", "torch_export", "aot_inductor"])
 def test_runtimes_that_do_not_tell_what_they_drop_are_refused(saved, tmp_path, capsys, monkeypatch, name):
-    opened = replace(as_runtime(SuperViT.from_pretrained(saved)), model=None, name=name)
+    opened = plain_runtime(as_runtime(SuperViT.from_pretrained(saved)), name=name)
     monkeypatch.setattr("supervit.commands._opening._RunOptions.open", lambda self, path: opened)
     error = refusal(capsys, "predict", saved, photograph(tmp_path / "x.png"), "--draw", tmp_path / "d")
     assert f"{name} does not tell which patches it drops, PyTorch's runtimes alone do; give the model itself" in error

@@ -137,8 +137,12 @@ def test_csv_and_json_hold_exact_values(tmp_path):
     assert records["results"][0]["macs"] == results[0].macs
     assert records["results"][0]["throughput_ips"] is None
     lines = csv_table(results).splitlines()
-    assert lines[0] == "complexity,grid_size,keep_rate,top1,top5,macs,executed_macs,throughput_ips,top1_standard_error"
-    assert lines[2].startswith("7,7,1.0,60.0,95.0,")
+    axes, figures = (
+        "complexity,grid_size,keep_rate,exit_block",
+        "top1,top5,macs,executed_macs,throughput_ips,top1_standard_error",
+    )
+    assert lines[0] == f"{axes},{figures}"
+    assert lines[2].startswith("7,7,1.0,,60.0,95.0,")
     assert (tmp_path / "new/tradeoff.png").read_bytes()[:4] == b"\x89PNG"
     assert "<svg" in (tmp_path / "new/tradeoff.svg").read_text()
 

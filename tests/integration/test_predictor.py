@@ -19,7 +19,7 @@ from supervit.layers import resize_images
 from supervit.macs import executed_macs, macs
 from supervit.predictor import Failure, Prediction, Predictor
 from supervit.runtimes import as_runtime
-from tests.conftest import small_config, trained_like
+from tests.conftest import plain_runtime, small_config, trained_like
 from tests.unit.test_cost_table import cost, table
 
 
@@ -241,7 +241,7 @@ def test_any_runtime_can_run():
         assert images.shape[1:] == (3, 4 * complexity.grid_size, 4 * complexity.grid_size)
         return torch.eye(5)[: len(images)]
 
-    runtime = dataclasses.replace(as_runtime(SuperViT(small_config())), run=run, model=None)
+    runtime = plain_runtime(as_runtime(SuperViT(small_config())), run=run)
     answers = Predictor(runtime)([photograph(30, 30)] * 3, "5@0.5")
     assert [answer.class_index for answer in answers] == [0, 1, 2]
     assert answers[0].class_name is None

@@ -1,6 +1,5 @@
 """What pictures show, and that they can be read."""
 
-import dataclasses
 import json
 import math
 import os
@@ -23,8 +22,8 @@ from supervit.pictures.curves import draw_curves, read_history
 from supervit.pictures.dropped import MOST_ROWS, Look, default_points, draw_dropped, look
 from supervit.pictures.tradeoff import Curve, Measured, draw_tradeoff
 from supervit.report import plot_tradeoff
-from supervit.runtimes import Runtime, as_runtime
-from tests.conftest import small_config, trained_like
+from supervit.runtimes import as_runtime
+from tests.conftest import plain_runtime, small_config, trained_like
 
 pytest.importorskip("matplotlib")
 CUT, SEVEN = Complexity(4, 0.5), Complexity(7)
@@ -294,9 +293,8 @@ def test_a_drawing_has_a_panel_for_each_image_and_point(tmp_path):
 
 
 def test_runtimes_without_a_trace_are_refused():
-    known = {field.name: getattr(a_runtime(), field.name) for field in dataclasses.fields(Runtime)}
     with pytest.raises(InputError, match="onnx_runtime does not tell which patches it drops, PyTorch's runtimes alone do"):
-        look(Runtime(**known | {"name": "onnx_runtime"}), torch.rand(1, 3, 28, 28), [CUT])
+        look(plain_runtime(a_runtime(), name="onnx_runtime"), torch.rand(1, 3, 28, 28), [CUT])
 
 
 def test_bars_show_the_cheapest_and_the_dearest_point_with_the_change_of_accuracy(tmp_path):
