@@ -26,6 +26,8 @@ def test_it_exports(name, point, tmp_path):
 
 def test_it_exports_elastic_where_it_says_so(name, tmp_path):
     model, points = model_with(name, depth=5), ["7", "7@0.7", "4@0.5"]
+    if name in ("mean_query", "received_attention"):
+        pytest.skip("select as class_attention does")
     if not load_reducer(name).is_elastic:
         with pytest.raises(supervit.InputError, match="exports one operating point at a time"):
             export_model(model, "onnx", tmp_path / "onnx", points)
