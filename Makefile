@@ -8,7 +8,8 @@ comma := ,
 CORE := $(subst $(empty) $(empty),$(comma),$(addprefix src/supervit/,$(CORE_FILES)))
 
 # What covers the core rooms. The tracer makes Python half as slow again, so the other tests run without it.
-CORE_TESTS := tests/unit tests/property $(addprefix tests/contract/test_,backbones.py reducers.py) \
+CORE_TESTS := $(addprefix tests/unit/test_,$(addsuffix .py,complexity config layers macs model objective)) \
+	tests/property/test_complexity_properties.py $(addprefix tests/contract/test_,backbones.py reducers.py) \
 	$(addprefix tests/integration/test_,checkpoints.py grey_images.py model_card.py precision.py timm_surface.py)
 
 TWO := -n 2 --dist loadfile --no-loadscope-reorder  # two processes, a file each, in the order of their names: short ones come last
