@@ -111,8 +111,9 @@ class SuperViTConfig:
         object.__setattr__(self, "std", given[1] or std)
         if self.drop_blocks == SuperViTConfig.drop_blocks:
             object.__setattr__(self, "drop_blocks", _default_drop_blocks(self.depth))
+        space = self.space
         for name in ("grid_sizes", "keep_rates", "exit_blocks"):
-            object.__setattr__(self, name, getattr(self.space, name))
+            object.__setattr__(self, name, getattr(space, name))
         self._validate()
 
     def _check_sizes(self) -> None:
@@ -176,7 +177,7 @@ class SuperViTConfig:
                 f"grid size {grid_text(other[0])} has not the shape of the largest, {grid_text(self.grid_sizes[-1])}; "
                 "a menu is for images of one shape"
             )
-        for point in self.space:
+        for point in self.space.cuts(self.grid_sizes[0]):
             Plan.resolve(point, self.depth, self.drop_blocks)
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.in_chans:

@@ -36,10 +36,13 @@ def load_plugin(package: ModuleType, name: str) -> ModuleType:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # something that the plug-in imports
             raise InputError(f"there is no module {name!r}; install it, or put its folder on PYTHONPATH") from error
+    full = f"{package.__name__}.{name}"
+    if full in sys.modules and not name.startswith("_"):  # Cost: asked for at every count of MACs, and folders are slow to list
+        return sys.modules[full]
     names = plugin_names(package)
     if name not in names:
         raise unknown_name(package.__name__.rpartition(".")[2].removesuffix("s"), name, names)
-    return importlib.import_module(f"{package.__name__}.{name}")
+    return importlib.import_module(full)
 
 
 def _is_full(name: str) -> bool:
