@@ -45,6 +45,14 @@ def write_folder(root: Path) -> Path:
     return root
 
 
+def write_images(folder: Path, count: int, classes: Iterable[str] = "ab", digits: int = 2) -> None:
+    """FOLDER/CLASS/N.png: so many grey images of each class, N of so many digits."""
+    for label in classes:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            Image.new("L", (16, 16), index * 10).save(folder / label / f"{index:0{digits}}.png")
+
+
 def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> Path:
     """A tar file of these (name, content)."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -87,14 +87,12 @@ class Block(nn.Module):
 
     def _select(self, tokens: Tokens, rows: int, keep: tuple[int | None, ...], most: int) -> tuple[Tokens, ...]:
         """The drop block where survivors are rows as they are: it runs once, for the path that keeps most."""
-        if rows == tokens.values.shape[1]:
-            attended, order = self._attend_all(tokens, most)
-            values = attended.values
-        elif self.exact_savings:
+        in_place = rows == tokens.values.shape[1]  # else the rows are the survivors already, best first
+        if self.exact_savings and not in_place:
             values, order = self._attend_some(tokens, rows, most)
         else:
             attended, order = self._attend_all(tokens, most)
-            values = take_rows(attended.values, with_prefix(order, tokens.prefix, rows))
+            values = attended.values if in_place else take_rows(attended.values, with_prefix(order, tokens.prefix, rows))
         values = self.feed_forward(tokens._replace(values=values)).values
         paths = []
         for kept in keep:
@@ -102,7 +100,6 @@ class Block(nn.Module):
                 paths.append(tokens._replace(values=values))
                 continue
             index = with_prefix(order, tokens.prefix, kept)
-            in_place = rows == tokens.values.shape[1]  # else the rows are the survivors already, best first
             paths.append(tokens.take(index, take_rows(values, index) if in_place else values[:, :kept]))
         return tuple(paths)
 
@@ -174,11 +171,8 @@ class Block(nn.Module):
 
     def feed_forward(self, tokens: Tokens) -> Tokens:
         """The second half, of each token on its own."""
-        return tokens._replace(
-            values=self._add_residual(
-                tokens.values, in_slices(lambda rows: self.mlp(self.norm2(rows)), tokens.values, self.mlp)
-            )
-        )
+        fed = in_slices(lambda rows: self.mlp(self.norm2(rows)), tokens.values, self.mlp)
+        return tokens._replace(values=self._add_residual(tokens.values, fed))
 
     def _add_residual(self, tokens: Tensor, branch: Tensor) -> Tensor:
         branch = self.drop_path(branch)

@@ -3,7 +3,7 @@
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import Self
@@ -16,7 +16,8 @@ KeepRate = float | tuple[float, ...]
 """Share of tokens that each drop block keeps, or one for each drop block."""
 
 _RATE = r"\d*\.?\d+(?:e-?\d+)?"
-_TEXT = re.compile(rf"(\d+)(?:x(\d+))?(?:@({_RATE}(?:-{_RATE})*))?(?:/(\d+))?", re.ASCII)
+_BETWEEN_RATES = re.compile(r"(?<!e)-")
+_TEXT = re.compile(rf"(\d+(?:x\d+)?)(?:@({_RATE}(?:-{_RATE})*))?(?:/(\d+))?", re.ASCII)
 _FORM = "GRID, GRID@RATE or GRID@RATE/EXIT, such as '14', '14@0.7', '12x16@0.9-0.7-0.5', '14@0.7/9'"
 
 
@@ -41,9 +42,26 @@ def grid_text(grid_size: GridSize) -> str:
     return str(grid_size) if isinstance(grid_size, int) else "x".join(map(str, grid_size))
 
 
+def grid_of(text: str) -> GridSize:
+    """The grid size that `grid_text` writes; ValueError where the text is none."""
+    both = tuple(map(int, text.split("x")))
+    return both[0] if len(both) == 1 else both  # type: ignore[return-value]
+
+
+def rate_of(text: str) -> KeepRate:
+    """The keep rate that `rate_text` writes; ValueError where the text is none."""
+    rates = tuple(map(float, _BETWEEN_RATES.split(text)))
+    return rates[0] if len(rates) == 1 else rates
+
+
 def rate_text(keep_rate: KeepRate) -> str:
     """`"0.7"` or `"0.9-0.7-0.5"`."""
     return "-".join(map(repr, keep_rate)) if isinstance(keep_rate, tuple) else repr(keep_rate)
+
+
+def drop_blocks_reached(drop_blocks: Iterable[int], exit_block: int | None) -> list[int]:
+    """The drop blocks that come before an exit, ascending; None: the end of the network."""
+    return sorted(block for block in drop_blocks if exit_block is None or block < exit_block)
 
 
 @total_ordering
@@ -150,10 +168,8 @@ class Complexity:
         match = _TEXT.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
             raise InputError(f"complexity {value!r} does not parse; write {_FORM}")
-        rows, columns, rates, exit_block = match.groups()
-        grid = (int(rows), int(columns)) if columns else int(rows)
-        keep = tuple(map(float, re.findall(_RATE, rates))) if rates else 1.0
-        return cls(grid, keep, int(exit_block) if exit_block else None)
+        grid, rates, exit_block = match.groups()
+        return cls(grid_of(grid), rate_of(rates) if rates else 1.0, int(exit_block) if exit_block else None)
 
 
 def _is_integer(value: object, least: int) -> bool:
@@ -225,7 +241,7 @@ class ComplexitySpace:
         """The part of a keep rate that counts before an exit."""
         if exit_block is None:
             return rate
-        reached = sum(block < exit_block for block in self.drop_blocks)
+        reached = len(drop_blocks_reached(self.drop_blocks, exit_block))
         return (rate[:reached] if isinstance(rate, tuple) else rate) if reached else 1.0
 
     @property

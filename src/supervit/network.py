@@ -87,8 +87,9 @@ class Network(nn.Module):
         """Logits (B, K) at one operating point, or a list of them at several, computing what these share once.
 
         Args:
-            images: Normalised images (B, C, S, S), square, of any size with at least one pixel per patch; the model
-                resizes them to `patch_size * grid_size` pixels. S = `config.image_size` is what the released models take.
+            images: Normalised images (B, C, H, W) in the shape of the grid (square for `"14"`), of any size with at least one
+                pixel per patch; the model resizes them to `config.pixels(grid_size)`. `config.image_size` is what the released
+                models take.
             complexity: Operating point or its text, such as `"14@0.7"`, trained or not; default: the largest grid, uncut.
                 A list or tuple of them gives a list of logits in the same order, each as it would be alone; stochastic
                 depth draws once for what paths share.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from supervit.complexity import Complexity, GridSize
+from supervit.complexity import Complexity, GridSize, drop_blocks_reached
 from supervit.errors import InputError
 
 
@@ -113,7 +113,7 @@ class Plan:
             raise InputError(
                 f"complexity '{complexity}' stops after {last} of {depth} blocks; use fewer, or leave '/{last}' out"
             )
-        reached = [block for block in sorted(drop_blocks) if block < last]
+        reached = drop_blocks_reached(drop_blocks, last)
         if not reached and complexity.keep_rate != 1 and complexity.exit_block is not None:
             plain = Complexity(complexity.grid_size, 1.0, complexity.exit_block)
             raise InputError(f"complexity '{complexity}' stops before a block drops tokens; write '{plain}'")

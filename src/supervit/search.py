@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from supervit import pareto
-from supervit.complexity import Complexity, ComplexitySpace, GridSize, has_shape, side_of, sides
+from supervit.complexity import Complexity, ComplexitySpace, GridSize, drop_blocks_reached, has_shape, side_of, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError
 from supervit.options import SAFETY
@@ -76,7 +76,7 @@ class SearchSpace:
         return found
 
     def _reached(self, exit_block: int | None) -> int:
-        return sum(block < _blocks(exit_block) for block in self.drop_blocks)
+        return len(drop_blocks_reached(self.drop_blocks, exit_block))
 
     def _every_rate(self, point: Complexity) -> tuple[float, ...]:
         """The keep rate of each drop block; those behind an exit go on as the last one before it."""

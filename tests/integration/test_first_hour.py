@@ -22,6 +22,7 @@ from supervit.recipes import load_recipe
 from supervit.runtimes import Availability
 from supervit.train import loop, run_training
 from tests.conftest import small_config, trained_like
+from tests.data_sets import write_images
 from tests.integration.test_predictor import png_of_size
 from tests.integration.test_train import changed, tiny_run
 
@@ -210,11 +211,8 @@ def test_the_timing_at_the_end_takes_a_tenth_of_the_trainings_time_at_most(tmp_p
 
 
 def test_damage_found_after_an_epoch_loses_none_of_its_steps(tmp_path, capsys):
-    for split, images in (("train", 8), ("val", 4)):
-        for label in "ab":
-            (tmp_path / "data" / split / label).mkdir(parents=True)
-            for index in range(images):
-                Image.new("L", (16, 16), index * 10).save(tmp_path / "data" / split / label / f"{index}.png")
+    write_images(tmp_path / "data/train", 8, digits=1)
+    write_images(tmp_path / "data/val", 4, digits=1)
     (tmp_path / "data/val/b/1.png").write_bytes(b"no image")
     settings = {"data.name": "image_folder", "data.root": tmp_path / "data", "data.batch_size": 8}
     run = changed(tiny_run(tmp_path / "run", epochs=3, save_every=3, eval_every=2, plot=False), settings)

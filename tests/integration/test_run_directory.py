@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import supervit
 from supervit import InputError, SuperViTError
@@ -23,7 +22,7 @@ from supervit.train import lock as locks
 from supervit.train import loop, run_training
 from supervit.train.checkpoint import checkpoints
 from supervit.train.lock import locked
-from tests.data_sets import write_shards
+from tests.data_sets import write_images, write_shards
 from tests.integration.test_resume import assert_equal_weights
 from tests.integration.test_train import changed, log, tiny_run
 
@@ -169,13 +168,6 @@ def test_all_files_have_the_rights_that_the_umask_gives(tmp_path, umask, rights)
 
 
 # --- other data than it began with ----------------------------------------------------------------------------------------
-
-
-def write_images(folder, count, classes="ab"):
-    for label in classes:
-        (folder / label).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            Image.new("L", (16, 16), index * 10).save(folder / label / f"{index:02}.png")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 
 import supervit
 from supervit import InputError, SuperViTConfig, TrainingError
@@ -14,6 +13,7 @@ from supervit.recipes import load_recipe
 from supervit.train import loop, run_training, step
 from supervit.train.checkpoint import checkpoints, read_checkpoint
 from supervit.train.optimizer import make_optimizer
+from tests.data_sets import write_images
 
 
 def tiny_run(out, **changes):
@@ -106,11 +106,8 @@ def test_a_run_is_a_function_of_its_seed(finished, tmp_path):
 
 
 def test_damaged_images_are_counted_named_and_skipped(tmp_path, capsys):
-    for split, images in (("train", 12), ("val", 4)):
-        for label in "ab":
-            (tmp_path / "data" / split / label).mkdir(parents=True)
-            for index in range(images):
-                Image.new("L", (16, 16), index * 10).save(tmp_path / "data" / split / label / f"{index}.png")
+    write_images(tmp_path / "data/train", 12, digits=1)
+    write_images(tmp_path / "data/val", 4, digits=1)
     (tmp_path / "data/train/a/3.png").write_bytes(b"no image")
     (tmp_path / "data/val/b/1.png").write_bytes(b"")
     settings = {"data.name": "image_folder", "data.root": tmp_path / "data", "data.batch_size": 8, "data.max_damaged": 0.2}

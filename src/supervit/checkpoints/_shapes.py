@@ -9,7 +9,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from supervit.backbones import load_family, scaled_grid_sizes
-from supervit.complexity import Complexity, grid_text, sides
+from supervit.complexity import grid_of, grid_text, sides
 from supervit.config import SuperViTConfig
 from supervit.errors import InputError, printable
 
@@ -87,7 +87,7 @@ def _infer(weights: Mapping[str, Tensor], family: str, overrides: Mapping[str, A
         "class_token": "cls_token" in weights,
         "reg_tokens": weights["reg_token"].shape[1] if "reg_token" in weights else 0,
         "fc_norm": "fc_norm.weight" in weights,
-        "grid_sizes": tuple(Complexity.of(key.split(".")[1]).grid_size for key in weights if key.startswith("pos_embeds.")),
+        "grid_sizes": tuple(grid_of(key.split(".")[1]) for key in weights if key.startswith("pos_embeds.")),
     }
     if "patch_embed.conv1.weight" in weights:
         stem = weights["patch_embed.conv1.weight"]

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervit.errors import InputError, printable
 from supervit.files import read_object, refusing
+
+if TYPE_CHECKING:
+    from supervit.data import SourceConfig
+    from supervit.runtimes import Runtime
 
 _WAY_OUT = "name another --out, or write over it with --overwrite"
 _WORDS = {"fingerprint": "model", "setup.model": "model"}
@@ -33,6 +37,12 @@ def check_output(out: Path | None, file: str, facts: Mapping[str, Any], *, overw
     if differing:
         each = "; ".join(f"{word} {_shown(held.get(name))}, now {_shown(facts[name])}" for word, name in differing.items())
         raise InputError(f"{str(out)!r} holds results of another {' and '.join(differing)} ({each}); {_WAY_OUT}")
+
+
+def facts_of(runtime: "Runtime", data: "SourceConfig", split: str) -> dict[str, Any]:
+    """What accuracies are of: model, data, runtime and precision."""
+    ran = {"runtime": runtime.name, "precision": runtime.precision}
+    return {"fingerprint": runtime.fingerprint(), "data": data.place, "split": split, **ran}
 
 
 def _shown(value: Any) -> str:

@@ -1,19 +1,13 @@
 """Values of options that have a text of their own, such as the grid size 12x16: from the command line and to it."""
 
-import re
 from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from supervit.complexity import GridSize, KeepRate, grid_text, rate_text
+from supervit.complexity import GridSize, KeepRate, grid_of, grid_text, rate_of, rate_text
 
 REGISTRY = ConstructorRegistry()
 METAVARS: dict[Any, str] = {GridSize: "GRID", KeepRate: "RATE"}
-
-
-def _parsed(text: str, separator: str, number: type) -> Any:
-    parts = [number(part) for part in re.split(separator, text)]
-    return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def text_of(value: Any) -> str:
@@ -23,10 +17,7 @@ def text_of(value: Any) -> str:
     return rate_text(value) if any(isinstance(part, float) for part in value) else grid_text(value)
 
 
-_FORMS: dict[Any, tuple[Any, Any]] = {
-    GridSize: (lambda text: _parsed(text, "x", int), grid_text),
-    KeepRate: (lambda text: _parsed(text, r"(?<!e)-", float), rate_text),
-}
+_FORMS: dict[Any, tuple[Any, Any]] = {GridSize: (grid_of, grid_text), KeepRate: (rate_of, rate_text)}
 
 
 @REGISTRY.primitive_rule

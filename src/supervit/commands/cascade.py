@@ -81,7 +81,7 @@ class Cascade:
         points = parse_points(self.points, runtime.points)
         setup = asdict(Setup.of(runtime))
         facts = {f"setup.{name}": setup[name] for name in ("model", "runtime", "precision")}
-        report: dict[str, Any] = {"data": str(self.data.root or self.data.name), "split": self.split}
+        report: dict[str, Any] = {"data": self.data.place, "split": self.split}
         check_output(self.out, "cascade.json", facts | report, overwrite=self.overwrite)
         loader = open_loader(self.data, self.split, runtime.model_config.view(points))
         answers = collect_answers(runtime, (batch[:2] for batch in loader.epoch()), points, self.confidence)

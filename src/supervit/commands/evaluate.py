@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from supervit.commands._opening import Overrides, Points, RunOptions, open_loader, parse_points, print_damaged
-from supervit.commands._output import check_output
+from supervit.commands._output import check_output, facts_of
 from supervit.commands._report import print_report
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
@@ -51,8 +50,7 @@ class Evaluate:
             make_directory(self.out)
         runtime = self.run_by.open(self.model, **self.overrides.given())
         config, points = runtime.model_config, parse_points(self.points, runtime.points)
-        facts: dict[str, Any] = {"fingerprint": runtime.fingerprint(), "data": str(self.data.root or self.data.name)}
-        facts |= {"split": self.split, "runtime": runtime.name, "precision": runtime.precision}
+        facts = facts_of(runtime, self.data, self.split)
         check_output(self.out, "results.json", facts, overwrite=self.overwrite)
         loader = open_loader(self.data, self.split, config.view(points))
         counts = ClassCounts()

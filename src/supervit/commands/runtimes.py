@@ -76,7 +76,7 @@ class Runtimes:
             make_directory(self.out)
         device = pick_device(self.device)
         model = load(self.model)
-        facts = {"fingerprint": model.fingerprint(), "data": str(self.data.root or self.data.name), "split": self.split}
+        facts = {"fingerprint": model.fingerprint(), "data": self.data.place, "split": self.split}
         check_output(self.out, "runtimes.json", facts, overwrite=self.overwrite)
         menu = list(model.config.space)
         points = parse_points(self.points, (menu[0], model.config.space.largest))

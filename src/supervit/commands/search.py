@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from supervit.commands._opening import RunOptions, open_loader, print_damaged
-from supervit.commands._output import check_output
+from supervit.commands._output import check_output, facts_of
 from supervit.complexity import Complexity
 from supervit.data import SourceConfig, Split
 from supervit.errors import InputError
@@ -77,8 +77,7 @@ class Search:
         runtime = self.run_by.open(self.model)
         config, exits = runtime.model_config, self.exit_blocks
         space = SearchSpace.of(config, self.keep_rates, config.exit_blocks if exits is None else exits, between=self.between)
-        facts: dict[str, Any] = {"fingerprint": runtime.fingerprint(), "data": str(self.data.root or self.data.name)}
-        facts |= {"split": self.split, "runtime": runtime.name, "precision": runtime.precision}
+        facts = facts_of(runtime, self.data, self.split)
         check_output(self.out, "menu.json", facts, overwrite=self.overwrite)
         table = self._open_costs(runtime)
         loader = open_loader(self.data, self.split, config.view(Complexity(grid) for grid in space.grid_sizes))

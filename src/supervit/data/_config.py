@@ -56,6 +56,11 @@ class SourceConfig:
         """How the images are read."""
         return Reading(self.max_pixels, self.exif_orientation)
 
+    @property
+    def place(self) -> str:
+        """What results say that they are of: the folder, or without one the name of the source."""
+        return str(self.root or self.name)
+
     def folder(self, layout: str) -> Path:
         """The folder of the data, for sources that need one.
 
